@@ -1,0 +1,84 @@
+//! The set for Intel cores without AVX-512, from Alder Lake on; the N100 of small gateways is one.
+//!
+//! ```text
+//! per block of 128 columns, for each row of the tile
+//!   c = 32 bytes of codes, four fields of two bits
+//!   for each field f, top bits first
+//!     w = (c >> (6 - 2f)) & 3                                32 codes, unsigned bytes
+//!     for each token: a32 = vpdpbusd(a32, w, q[32f .. 32f+32])
+//! ```
+//!
+//! Bound: four products of at most 3 x 128 are added to a double word without saturation (`vpdpbusd`, not its
+//! saturating sister); all 2^22 columns together reach 1.61e9, below 2^31.
+//!
+//! Tail: none, columns are a multiple of 128.
+//! Estimate per 32 bytes and token: 1 load, 3 shifts, 4 ands, 4 dot products, about 3 cycles.
+//! Source: Intel SDM volume 2, VPDPBUSD (VEX form).
+
+use core::arch::x86_64::*;
+use std::arch::is_x86_feature_detected;
+
+use tern_kernels::reference::{prepare, prepared_bytes};
+use tern_kernels::{KernelSet, Layout, Ops};
+
+use crate::avx2::{self, Avx2, field, load, total};
+use crate::tiles::{self, TileKernel};
+
+/// Proof that this machine has AVX-VNNI besides what [`Avx2`] proves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AvxVnni(());
+
+impl AvxVnni {
+    /// The token, where the machine has the features.
+    pub(crate) fn detect() -> Option<Self> {
+        Avx2::detect().filter(|_| is_x86_feature_detected!("avxvnni")).map(|_| AvxVnni(()))
+    }
+
+    /// The kernel set that the token unlocks.
+    pub(crate) fn set(self) -> &'static KernelSet {
+        &SET
+    }
+}
+
+static SET: KernelSet = KernelSet::new(
+    "x86_64-t2i8-avxvnni",
+    Layout::T2B128,
+    Ops {
+        prepared_bytes,
+        prepare,
+        multiply: tiles::multiply::<Dpbusd>,
+        // SAFETY: answers (1): this table is reached through `AvxVnni::set` alone, whose token implies AVX2 and F16C.
+        ..unsafe { avx2::float_ops() }
+    },
+);
+
+/// `vpdpbusd` on 256 bits.
+struct Dpbusd;
+
+impl TileKernel for Dpbusd {
+    fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
+        // SAFETY: only `SET` names this kernel, and its users hold the token.
+        unsafe { sums(codes, q) }
+    }
+}
+
+#[target_feature(enable = "avx2,avxvnni")]
+fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
+    let blocks = codes[0].len() / 32;
+    let codes: [&[[u8; 32]]; R] = core::array::from_fn(|r| &codes[r].as_chunks().0[..blocks]);
+    let q: [&[[u8; 128]]; T] = core::array::from_fn(|t| &q[t].as_chunks().0[..blocks]);
+    let mut sums = [[_mm256_setzero_si256(); T]; R];
+    for b in 0..blocks {
+        let packed: [__m256i; R] = core::array::from_fn(|r| load(&codes[r][b]));
+        for f in 0..4 {
+            let w: [__m256i; R] = core::array::from_fn(|r| field(packed[r], f));
+            for t in 0..T {
+                let a = load(&q[t][b].as_chunks().0[f]);
+                for r in 0..R {
+                    sums[r][t] = _mm256_dpbusd_avx_epi32(sums[r][t], w[r], a);
+                }
+            }
+        }
+    }
+    core::array::from_fn(|r| core::array::from_fn(|t| total(sums[r][t])))
+}

@@ -1,0 +1,94 @@
+//! How a ternary product walks a matrix: strips of rows, groups of tokens, tiles of both.
+//!
+//! ```text
+//! for each strip of rows whose codes fit STRIP_BYTES
+//!   for each group of up to 4 tokens
+//!     for each 4 rows of the strip, then each row left over
+//!       sums of that tile, over all columns
+//! ```
+//!
+//! A strip is read from memory once and met by all tokens while it is in the second-level cache; a group's
+//! activations stay in the first. Inside a tile, codes are unpacked once for four tokens and an activation is loaded
+//! once for four rows. With one token there is one group, and the walk is the matrix from front to back.
+//!
+//! The kernels multiply by codes (weight + 1), so `sum q` of the token is taken off at the end.
+
+use tern_kernels::Tile;
+use tern_kernels::reference::{PLAIN_HEADER, plain_sum, prepared_bytes};
+
+/// Codes of a strip: a quarter of the smallest second-level cache of a machine with AVX2 (256 KiB).
+const STRIP_BYTES: usize = 64 * 1024;
+
+/// Rows of a tile.
+const ROWS: usize = 4;
+
+/// The product of a few rows with a few tokens over all columns.
+pub(crate) trait TileKernel {
+    /// `sums[r][t] = sum_c code[r][c] * q[t][c]` for packed rows of `k / 4` bytes and prepared activations of `k`
+    /// bytes, `k` a multiple of 128. Calling it needs the features that the implementer names.
+    fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R];
+}
+
+/// The whole product. Tokens carry `sum q` and 60 bytes more before their activations, as the reference's plain form.
+pub(crate) fn multiply<K: TileKernel>(tile: Tile<'_>, sums: &mut [i32]) {
+    // A whole number of tiles, at least one: a single row may be larger than a strip.
+    let strip = (STRIP_BYTES / (tile.cols / 4).max(1)).max(1).next_multiple_of(ROWS);
+    for first in (0..tile.rows).step_by(strip) {
+        let rows = first..tile.rows.min(first + strip);
+        let mut token = 0;
+        while token < tile.tokens {
+            match tile.tokens - token {
+                1 => token += group::<K, 1>(tile, rows.clone(), token, sums),
+                2 => token += group::<K, 2>(tile, rows.clone(), token, sums),
+                3 => token += group::<K, 3>(tile, rows.clone(), token, sums),
+                _ => token += group::<K, 4>(tile, rows.clone(), token, sums),
+            }
+        }
+    }
+}
+
+/// The product of `rows` with the `T` tokens from `token` on; returns `T`.
+fn group<K: TileKernel, const T: usize>(
+    tile: Tile<'_>,
+    rows: core::ops::Range<usize>,
+    token: usize,
+    sums: &mut [i32],
+) -> usize {
+    let stride = prepared_bytes(tile.cols);
+    let prepared: [&[u8]; T] = core::array::from_fn(|t| &tile.prepared[(token + t) * stride..][..stride]);
+    let q = prepared.map(|p| &p[PLAIN_HEADER..PLAIN_HEADER + tile.cols]);
+    let code_sum = prepared.map(plain_sum);
+    let mut row = rows.start;
+    while row + ROWS <= rows.end {
+        finish::<ROWS, T>(tile, row, token, K::sums(packed_rows(tile, row), q), code_sum, sums);
+        row += ROWS;
+    }
+    while row < rows.end {
+        finish::<1, T>(tile, row, token, K::sums(packed_rows(tile, row), q), code_sum, sums);
+        row += 1;
+    }
+    T
+}
+
+/// The packed codes of `R` rows from `row` on.
+fn packed_rows<'a, const R: usize>(tile: Tile<'a>, row: usize) -> [&'a [u8]; R] {
+    let bytes = tile.cols / 4;
+    core::array::from_fn(|r| &tile.weights[(row + r) * bytes..][..bytes])
+}
+
+/// Takes the tokens' sums off a tile and writes it to its place.
+fn finish<const R: usize, const T: usize>(
+    tile: Tile<'_>,
+    row: usize,
+    token: usize,
+    products: [[i32; T]; R],
+    code_sum: [i32; T],
+    sums: &mut [i32],
+) {
+    for t in 0..T {
+        let to = &mut sums[(token + t) * tile.rows + row..][..R];
+        for r in 0..R {
+            to[r] = products[r][t] - code_sum[t];
+        }
+    }
+}

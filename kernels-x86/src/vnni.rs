@@ -1,0 +1,159 @@
+//! The set for processors with AVX-512 VNNI: Ice Lake and later servers, Zen 4 and later.
+//!
+//! ```text
+//! per pair of blocks (256 columns), for each row of the tile
+//!   c = 64 bytes of codes, four fields of two bits
+//!   for each field f, top bits first
+//!     w = (c >> (6 - 2f)) & 3                                64 codes, unsigned bytes
+//!     for each token: a32 = vpdpbusd(a32, w, p[64f .. 64f+64])
+//! an odd last block in 256 bits
+//! ```
+//!
+//! The 64 bytes of a pair hold field `f` of two blocks, which meets columns `32f..32f+32` of the first block and then
+//! the same of the second. [`prepare`] lays a token's activations out in that order, so that a field is one load:
+//!
+//! ```text
+//! byte 0    sum q, little-endian i32; zeros to byte 64
+//! per pair  f = 0: block 0 [0..32], block 1 [0..32];  f = 1: block 0 [32..64], block 1 [32..64];  f = 2; f = 3
+//! odd last  its 128 columns as they are
+//! ```
+//!
+//! Bound: four products of at most 3 x 128 are added to a double word without saturation; all 2^22 columns together
+//! reach 1.61e9, below 2^31.
+//!
+//! Tail: one block of 128 columns where their number is an odd multiple of 128.
+//! Estimate per 64 bytes and token: 1 load, 3 shifts, 4 ands, 4 dot products, about 3 cycles.
+//! Source: Intel SDM volume 2, VPDPBUSD (EVEX form).
+
+use core::arch::x86_64::*;
+use std::arch::is_x86_feature_detected;
+
+use tern_kernels::reference::{self, PLAIN_HEADER, prepared_bytes};
+use tern_kernels::{KernelSet, Layout, Ops};
+
+use crate::avx2::{self, Avx2};
+use crate::floats;
+use crate::tiles::{self, TileKernel};
+
+/// Proof that this machine has AVX-512 F, BW, VL and VNNI and that its operating system saves their registers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// The token, where the machine has the features.
+    pub(crate) fn detect() -> Option<Self> {
+        let usable = Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        usable.then_some(Avx512Vnni(()))
+    }
+
+    /// The kernel set that the token unlocks.
+    pub(crate) fn set(self) -> &'static KernelSet {
+        &SET
+    }
+}
+
+static SET: KernelSet = KernelSet::new(
+    "x86_64-t2i8-avx512vnni",
+    Layout::T2B128,
+    Ops {
+        prepared_bytes,
+        prepare,
+        multiply: tiles::multiply::<Dpbusd>,
+        // SAFETY: answers (1): this table is reached through `Avx512Vnni::set` alone, which takes the token.
+        ..unsafe { featured::ops() }
+    },
+);
+
+floats::featured!("avx512f,avx512bw,avx512vl", Avx512Vnni);
+
+/// Lays a token out as the head of this file draws it.
+fn prepare(q: &[i8], prepared: &mut [u8]) {
+    reference::prepare(q, prepared);
+    let (pairs, _) = q.as_chunks::<256>();
+    let (to, _) = prepared[PLAIN_HEADER..].as_chunks_mut::<256>();
+    for (to, q) in to.iter_mut().zip(pairs) {
+        let (runs, _) = q.as_chunks::<32>();
+        for (i, to) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            // Run i belongs to field i / 2 of block i % 2.
+            *to = runs[i % 2 * 4 + i / 2].map(|q| q as u8);
+        }
+    }
+}
+
+/// `vpdpbusd` on 512 bits.
+struct Dpbusd;
+
+impl TileKernel for Dpbusd {
+    fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
+        // SAFETY: only `SET` names this kernel, and its users hold the token.
+        unsafe { sums(codes, q) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
+    let pairs = codes[0].len() / 64;
+    let code_pairs: [&[[u8; 64]]; R] = core::array::from_fn(|r| &codes[r].as_chunks().0[..pairs]);
+    let q_pairs: [&[[u8; 256]]; T] = core::array::from_fn(|t| &q[t].as_chunks().0[..pairs]);
+    let mut sums = [[_mm512_setzero_si512(); T]; R];
+    for b in 0..pairs {
+        let packed: [__m512i; R] = core::array::from_fn(|r| load(&code_pairs[r][b]));
+        for f in 0..4 {
+            let w: [__m512i; R] = core::array::from_fn(|r| field(packed[r], f));
+            for t in 0..T {
+                let a = load(&q_pairs[t][b].as_chunks().0[f]);
+                for r in 0..R {
+                    sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], w[r], a);
+                }
+            }
+        }
+    }
+    let mut totals: [[i32; T]; R] =
+        core::array::from_fn(|r| core::array::from_fn(|t| _mm512_reduce_add_epi32(sums[r][t])));
+    if !codes[0].len().is_multiple_of(64) {
+        for (totals, codes) in totals.iter_mut().zip(codes) {
+            for (total, q) in totals.iter_mut().zip(q) {
+                *total += last_block(&codes[64 * pairs..], &q[256 * pairs..]);
+            }
+        }
+    }
+    totals
+}
+
+/// `sum code q` of one block of 128 columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn last_block(codes: &[u8], q: &[u8]) -> i32 {
+    let packed = avx2::load(&codes.as_chunks().0[0]);
+    let mut sum = _mm256_setzero_si256();
+    for f in 0..4 {
+        let a = avx2::load(&q.as_chunks().0[f]);
+        sum = _mm256_dpbusd_epi32(sum, avx2::field(packed, f), a);
+    }
+    avx2::total(sum)
+}
+
+/// Sixty-four bytes, wherever they lie.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes that are read, and this load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Field `f` of sixty-four bytes of codes, counted from the top bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn field(packed: __m512i, f: usize) -> __m512i {
+    let low = match f {
+        0 => _mm512_srli_epi16::<6>(packed),
+        1 => _mm512_srli_epi16::<4>(packed),
+        2 => _mm512_srli_epi16::<2>(packed),
+        _ => packed,
+    };
+    _mm512_and_si512(low, _mm512_set1_epi8(3))
+}

@@ -1,0 +1,239 @@
+//! Every operation of every set that this machine can run returns the bits of the scalar oracle.
+
+mod support;
+
+use support::{Random, bits, padded, same_floats};
+use tern_kernels::{KernelSet, Layout, SCALAR};
+
+/// Shapes whose rows and columns hit every edge: tiles of four rows, pairs of blocks, ten blocks between widenings.
+const COLS: [usize; 7] = [128, 2 * 128, 3 * 128, 5 * 128, 13 * 128, 20 * 128, 54 * 128];
+const GUARD: i32 = 0x5a5a_5a5a;
+
+/// The sets under test. An x86-64 without AVX2 has none, and says so rather than passing silently.
+fn sets() -> Vec<&'static KernelSet> {
+    let sets: Vec<_> = tern_kernels_x86::all().collect();
+    if sets.is_empty() {
+        println!("skipped: this machine has no AVX2");
+    }
+    sets
+}
+
+/// Sums of `set` for packed `weights` and `q: [tokens, cols]`, with every buffer `offset` bytes off its alignment.
+fn sums(set: &KernelSet, weights: &[u8], rows: usize, cols: usize, q: &[i8], offset: usize) -> Vec<i32> {
+    let tokens = q.len() / cols;
+    let mut weight_room = padded(weights.len(), offset);
+    let weight_place = weight_room.bytes_mut();
+    weight_place.copy_from_slice(weights);
+    let stride = set.prepared_bytes(cols);
+    let mut prepared_room = padded(tokens * stride, offset);
+    let prepared = prepared_room.bytes_mut();
+    prepared.fill(0xee);
+    for (q, p) in q.chunks_exact(cols).zip(prepared.chunks_exact_mut(stride)) {
+        set.prepare(q, p);
+    }
+    let mut out = vec![GUARD; tokens * rows + 16];
+    set.multiply(weight_place, rows, cols, prepared, tokens, &mut out[8..8 + tokens * rows]);
+    let (before, rest) = out.split_at(8);
+    let (sums, behind) = rest.split_at(tokens * rows);
+    assert!(before.iter().chain(behind).all(|v| *v == GUARD), "{} wrote outside {rows} x {tokens}", set.name);
+    sums.to_vec()
+}
+
+/// The sums of `set` are those of the oracle.
+fn check(set: &KernelSet, what: &str, weights: &[u8], rows: usize, cols: usize, q: &[i8], offset: usize) {
+    let (found, expected) =
+        (sums(set, weights, rows, cols, q, offset), sums(&SCALAR, weights, rows, cols, q, 0));
+    if let Some(at) = (0..expected.len()).find(|i| found[*i] != expected[*i]) {
+        let tokens = q.len() / cols;
+        panic!(
+            "{}: {what}, {rows} x {cols}, {tokens} tokens, offset {offset}: token {} row {} is {}, not {}",
+            set.name,
+            at / rows,
+            at % rows,
+            found[at],
+            expected[at]
+        );
+    }
+}
+
+#[test]
+fn random_products() {
+    for set in sets() {
+        assert_eq!(set.layout, Layout::T2B128);
+        let mut random = Random(0x7e51);
+        for cols in COLS {
+            for rows in 1..=70usize {
+                // All row counts with few columns, the edges of a tile with many.
+                if cols > 640 && rows > 9 && rows != 70 {
+                    continue;
+                }
+                let weights = random.codes(rows * cols / 4);
+                let q = random.activations(16 * cols);
+                for tokens in (0..=9).chain([16]) {
+                    let offset = (rows + tokens) % 16;
+                    check(set, "random", &weights, rows, cols, &q[..tokens * cols], offset);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_strip_boundary_falls_between_rows() {
+    // 64 KiB of codes hold 102 rows of 2,560 columns, and 40 of 6,912.
+    for set in sets() {
+        let mut random = Random(0x51a1);
+        for (rows, cols) in [(211, 2560), (86, 6912)] {
+            let (weights, q) = (random.codes(rows * cols / 4), random.activations(5 * cols));
+            check(set, "strips", &weights, rows, cols, &q, 3);
+        }
+    }
+}
+
+#[test]
+fn extreme_products() {
+    /// Weights of one code everywhere, or codes alternating with the columns in step with alternating activations.
+    type Case = (&'static str, [u8; 4], fn(usize) -> i8);
+    let cases: [Case; 9] = [
+        ("all -127 by all -1", [0, 0, 0, 0], |_| -127),
+        ("all 127 by all +1", [2, 2, 2, 2], |_| 127),
+        ("all -128 by all +1", [2, 2, 2, 2], |_| -128),
+        ("all -128 by all -1", [0, 0, 0, 0], |_| -128),
+        ("all -128 by all 0", [1, 1, 1, 1], |_| -128),
+        ("alternating in step", [2, 0, 2, 0], |c| if c / 32 % 2 == 0 { 127 } else { -128 }),
+        ("alternating against", [0, 2, 0, 2], |c| if c / 32 % 2 == 0 { 127 } else { -128 }),
+        ("alternating columns", [2, 2, 2, 2], |c| if c % 2 == 0 { 127 } else { -128 }),
+        // Never packed; a damaged model must not make two machines answer differently.
+        ("the unused code", [3, 3, 3, 3], |_| -128),
+    ];
+    for set in sets() {
+        for cols in COLS {
+            for (what, fields, value) in cases {
+                let code = fields.iter().fold(0, |b, field| b << 2 | field);
+                let weights = vec![code; 5 * cols / 4];
+                let q: Vec<i8> = (0..5 * cols).map(|i| value(i % cols)).collect();
+                check(set, what, &weights, 5, cols, &q, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_widest_matrix_is_exact() {
+    let cols = tern_kernels::layout::MAX_COLS;
+    for set in sets() {
+        for (code, value) in [(0xaa, 127), (0xaa, -128), (0xff, -128)] {
+            let weights = vec![code; cols / 4];
+            check(set, "widest", &weights, 1, cols, &vec![value; cols], 0);
+        }
+    }
+}
+
+#[test]
+fn a_matrix_without_columns_has_zero_sums() {
+    for set in sets() {
+        let mut prepared = vec![0; 2 * set.prepared_bytes(0)];
+        prepared.chunks_exact_mut(set.prepared_bytes(0)).for_each(|p| set.prepare(&[], p));
+        let mut sums = [GUARD; 10];
+        set.multiply(&[], 5, 0, &prepared, 2, &mut sums);
+        assert_eq!(sums, [0; 10], "{}", set.name);
+    }
+}
+
+#[test]
+fn every_offset_of_a_buffer() {
+    for set in sets() {
+        let mut random = Random(0x0ff5);
+        let (weights, q) = (random.codes(6 * 96), random.activations(5 * 384));
+        for offset in 0..16 {
+            check(set, "offset", &weights, 6, 384, &q, offset);
+        }
+    }
+}
+
+#[test]
+fn float_reductions() {
+    for set in sets() {
+        let mut random = Random(0xf10a);
+        for length in (0..100).chain([128, 640, 2560, 2561]) {
+            for kind in 0..5 {
+                let x = random.floats(length, kind);
+                let what = format!("{} length {length} kind {kind}", set.name);
+                assert_eq!(bits(set.absmax(&x)), bits(SCALAR.absmax(&x)), "absmax of {what}");
+                assert_eq!(bits(set.sum_squares(&x)), bits(SCALAR.sum_squares(&x)), "sum_squares of {what}");
+                let (mut found, mut expected) = (x.clone(), x.clone());
+                let sums = (set.exp_sum(&mut found), SCALAR.exp_sum(&mut expected));
+                assert_eq!(bits(sums.0), bits(sums.1), "exp_sum of {what}");
+                same_floats(&found, &expected, &format!("exp_sum of {what}"));
+                for s in [1.0, 0.37, 127.0, -3.0, 1e30, 1e-40, f32::INFINITY, f32::NAN] {
+                    let (mut found, mut expected) = (vec![99i8; length + 1], vec![99i8; length + 1]);
+                    set.quantize(&x, s, &mut found[..length]);
+                    SCALAR.quantize(&x, s, &mut expected[..length]);
+                    assert_eq!(found, expected, "quantize by {s} of {what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ties_of_quantisation_round_to_even() {
+    for set in sets() {
+        let x: Vec<f32> = (-600..600).map(|i| i as f32 * 0.25).collect();
+        let (mut found, mut expected) = (vec![0; x.len()], vec![0; x.len()]);
+        set.quantize(&x, 1.0, &mut found);
+        SCALAR.quantize(&x, 1.0, &mut expected);
+        assert_eq!(found, expected, "{}", set.name);
+    }
+}
+
+#[test]
+fn float_products_and_mixtures() {
+    for set in sets() {
+        let mut random = Random(0x3a7e);
+        for k in (1..100).chain([128, 160, 640, 2560]) {
+            for rows in [0, 1, 2, 3, 4, 5, 8, 11] {
+                for kind in 0..5 {
+                    let what = format!("{} {rows} x {k} kind {kind}", set.name);
+                    // One value off, so that no row is aligned.
+                    let matrix = random.floats(rows * k + 1, kind);
+                    let halves = random.halves(rows * k + 1, kind);
+                    let (matrix, halves) = (&matrix[1..], &halves[1..]);
+                    let x = random.floats(k, kind);
+                    let p = random.floats(rows, kind);
+                    let (mut found, mut expected) = (vec![7.0f32; rows + 1], vec![7.0f32; rows + 1]);
+                    set.matvec_f32(matrix, &x, &mut found[..rows]);
+                    SCALAR.matvec_f32(matrix, &x, &mut expected[..rows]);
+                    same_floats(&found, &expected, &format!("matvec_f32 {what}"));
+                    set.matvec_f16(halves, &x, &mut found[..rows]);
+                    SCALAR.matvec_f16(halves, &x, &mut expected[..rows]);
+                    same_floats(&found, &expected, &format!("matvec_f16 {what}"));
+                    let (mut found, mut expected) = (x.clone(), x);
+                    set.mix_f32(matrix, &p, &mut found);
+                    SCALAR.mix_f32(matrix, &p, &mut expected);
+                    same_floats(&found, &expected, &format!("mix_f32 {what}"));
+                    set.mix_f16(halves, &p, &mut found);
+                    SCALAR.mix_f16(halves, &p, &mut expected);
+                    same_floats(&found, &expected, &format!("mix_f16 {what}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_binary16_value() {
+    let halves: Vec<u16> = (0..=u16::MAX).collect();
+    for set in sets() {
+        // Rows of one column: the product with 1 is the value itself.
+        let (mut found, mut expected) = (vec![0.0; halves.len()], vec![0.0; halves.len()]);
+        set.matvec_f16(&halves, &[1.0], &mut found);
+        SCALAR.matvec_f16(&halves, &[1.0], &mut expected);
+        same_floats(&found, &expected, &format!("{} one column", set.name));
+        // One row of all columns: the vector path.
+        let (mut found, mut expected) = (vec![0.0; halves.len()], vec![0.0; halves.len()]);
+        set.mix_f16(&halves, &[1.0], &mut found);
+        SCALAR.mix_f16(&halves, &[1.0], &mut expected);
+        same_floats(&found, &expected, &format!("{} one row", set.name));
+    }
+}

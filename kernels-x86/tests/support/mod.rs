@@ -1,0 +1,98 @@
+//! Seeded data, unaligned buffers and comparisons by bits.
+
+/// A seeded generator (splitmix64, Steele et al. 2014), so that a failure repeats.
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Packed codes, 0 to 2 in every field.
+    pub fn codes(&mut self, bytes: usize) -> Vec<u8> {
+        (0..bytes)
+            .map(|_| {
+                let bits = self.next();
+                (0..4).fold(0, |b, field| b << 2 | ((bits >> (8 * field)) % 3) as u8)
+            })
+            .collect()
+    }
+
+    /// Any `i8`.
+    pub fn activations(&mut self, count: usize) -> Vec<i8> {
+        (0..count).map(|_| self.next() as i8).collect()
+    }
+
+    /// Floats of a kind: 0 near one, 1 wide in exponent, 2 subnormal, 3 with NaN and infinities, 4 zeros of both signs.
+    pub fn floats(&mut self, count: usize, kind: usize) -> Vec<f32> {
+        (0..count)
+            .map(|_| {
+                let bits = self.next() as u32;
+                match kind {
+                    0 => (bits as i32) as f32 / 2.0f32.powi(30),
+                    1 => f32::from_bits(bits & 0x807f_ffff | (64 + bits % 127) << 23),
+                    2 => f32::from_bits(bits & 0x807f_ffff),
+                    3 => match bits % 16 {
+                        0 => f32::NAN,
+                        1 => f32::INFINITY,
+                        2 => f32::NEG_INFINITY,
+                        _ => (bits as i32) as f32 / 2.0f32.powi(28),
+                    },
+                    _ => f32::from_bits(bits & 0x8000_0000),
+                }
+            })
+            .collect()
+    }
+
+    /// The same kinds as binary16 bits.
+    pub fn halves(&mut self, count: usize, kind: usize) -> Vec<u16> {
+        (0..count)
+            .map(|_| {
+                let bits = self.next() as u16;
+                match kind {
+                    0 => bits & 0x83ff | 0x3800,
+                    1 => bits & 0xbfff,
+                    2 => bits & 0x83ff,
+                    3 => bits,
+                    _ => bits & 0x8000,
+                }
+            })
+            .collect()
+    }
+}
+
+/// Bytes at a chosen distance from a 64-byte boundary.
+pub struct Padded {
+    room: Vec<u8>,
+    from: usize,
+    length: usize,
+}
+
+impl Padded {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.room[self.from..self.from + self.length]
+    }
+}
+
+/// A buffer of `length` bytes that begins `offset` bytes behind a 64-byte boundary.
+pub fn padded(length: usize, offset: usize) -> Padded {
+    let room = vec![0; length + 128];
+    let from = room.as_ptr().align_offset(64) + offset;
+    Padded { room, from, length }
+}
+
+/// The bits of a float, one pattern for every NaN: which payload survives is not promised.
+pub fn bits(v: f32) -> u32 {
+    if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }
+}
+
+/// Both slices hold the same bits.
+pub fn same_floats(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(bits(*f), bits(*e), "{what}: index {i} is {f:e}, not {e:e}");
+    }
+}
