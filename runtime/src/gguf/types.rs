@@ -1,0 +1,192 @@
+//! Tensor types: what an id means, how many bytes it takes, and which ones this build reads.
+//!
+//! Ids 36 to 39 mean different things in BitNet files and in llama.cpp. Here 36 is I2_S, as in every published
+//! file; the size of a tensor must agree (see `tensor.rs`), and `general.file_type`, which collides too, is not used.
+
+use core::fmt;
+
+/// The type of a tensor's elements. [`TensorType::Other`] is known at most by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TensorType {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// Blocks of 32: `f16 d; u8 q[16]`, element j is `d * ((q[j] & 15) - 8)`, 16+j the high nibble.
+    Q4_0,
+    /// Blocks of 32: `f16 d; i8 q[32]`.
+    Q8_0,
+    /// Blocks of 256: `u8 ql[128]; u8 qh[64]; i8 scales[16]; f16 d`.
+    Q6K,
+    /// The upper half of an F32.
+    Bf16,
+    /// BitNet's 2-bit codes in blocks of 128 weights, then one f32 scale at byte n/4 and 28 bytes without meaning.
+    I2S,
+    /// Any other id.
+    Other(u32),
+}
+
+/// Ids this build does not read: id, name, elements of a block, bytes of a block (0: not a fixed block).
+const OTHERS: &[(u32, &str, u64, u64)] = &[
+    (3, "Q4_1", 32, 20),
+    (6, "Q5_0", 32, 22),
+    (7, "Q5_1", 32, 24),
+    (9, "Q8_1", 32, 36),
+    (10, "Q2_K", 256, 84),
+    (11, "Q3_K", 256, 110),
+    (12, "Q4_K", 256, 144),
+    (13, "Q5_K", 256, 176),
+    (15, "Q8_K", 256, 292),
+    (16, "IQ2_XXS", 256, 66),
+    (17, "IQ2_XS", 256, 74),
+    (18, "IQ3_XXS", 256, 98),
+    (19, "IQ1_S", 256, 50),
+    (20, "IQ4_NL", 32, 18),
+    (21, "IQ3_S", 256, 110),
+    (22, "IQ2_S", 256, 82),
+    (23, "IQ4_XS", 256, 136),
+    (24, "I8", 1, 1),
+    (25, "I16", 1, 2),
+    (26, "I32", 1, 4),
+    (27, "I64", 1, 8),
+    (28, "F64", 1, 8),
+    (29, "IQ1_M", 256, 56),
+    (31, "Q4_0_4_4", 32, 18),
+    (32, "Q4_0_4_8", 32, 18),
+    (33, "Q4_0_8_8", 32, 18),
+    (34, "TQ1_0", 256, 54),
+    (35, "TQ2_0", 256, 66),
+    (37, "I8_S", 1, 0),
+    (38, "TL1", 4, 0),
+    // From here on the ids have more than one meaning in published files, so their sizes are not known.
+    (39, "TL2 or MXFP4", 1, 0),
+    (40, "NVFP4", 1, 0),
+    (41, "Q1_0", 1, 0),
+    (42, "Q2_0 or STQ1_0", 1, 0),
+    (43, "STQ1_0", 1, 0),
+    (142, "PQ2_0", 128, 34),
+    (143, "PTQ1_0", 128, 28),
+];
+
+impl TensorType {
+    /// The types this build reads, for messages.
+    pub const SUPPORTED_NAMES: &'static str = "I2_S, F32, F16, BF16, Q8_0, Q6_K and Q4_0";
+
+    /// The type behind an id of the file.
+    #[must_use]
+    pub fn from_id(id: u32) -> Self {
+        match id {
+            0 => Self::F32,
+            1 => Self::F16,
+            2 => Self::Q4_0,
+            8 => Self::Q8_0,
+            14 => Self::Q6K,
+            30 => Self::Bf16,
+            36 => Self::I2S,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The id in the file.
+    #[must_use]
+    pub fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q8_0 => 8,
+            Self::Q6K => 14,
+            Self::Bf16 => 30,
+            Self::I2S => 36,
+            Self::Other(id) => id,
+        }
+    }
+
+    /// The customary name; `unknown` for an id without one.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Q4_0 => "Q4_0",
+            Self::Q8_0 => "Q8_0",
+            Self::Q6K => "Q6_K",
+            Self::Bf16 => "BF16",
+            Self::I2S => "I2_S",
+            Self::Other(id) => other(id).map_or("unknown", |o| o.1),
+        }
+    }
+
+    /// Whether this build reads tensors of the type.
+    #[must_use]
+    pub fn is_supported(self) -> bool {
+        !matches!(self, Self::Other(_))
+    }
+
+    /// Elements that only come together: the row length must be a multiple.
+    #[must_use]
+    pub fn block_elements(self) -> u64 {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::Q4_0 | Self::Q8_0 => 32,
+            Self::Q6K => 256,
+            // Blocks run over the flattened tensor; kernels index by row, so a row must be whole blocks.
+            Self::I2S => 128,
+            Self::Other(id) => other(id).map_or(1, |o| o.2),
+        }
+    }
+
+    /// Bytes of `elements` elements, a multiple of the block. `None` if the type's size is not known or the number
+    /// does not fit.
+    #[must_use]
+    pub fn nbytes(self, elements: u64) -> Option<u64> {
+        let blocks = elements / self.block_elements();
+        match self {
+            Self::F32 => blocks.checked_mul(4),
+            Self::F16 | Self::Bf16 => blocks.checked_mul(2),
+            Self::Q4_0 => blocks.checked_mul(18),
+            Self::Q8_0 => blocks.checked_mul(34),
+            Self::Q6K => blocks.checked_mul(210),
+            Self::I2S | Self::Other(38) => (elements / 4).checked_add(32),
+            Self::Other(id) => other(id).filter(|o| o.3 > 0).and_then(|o| blocks.checked_mul(o.3)),
+        }
+    }
+}
+
+fn other(id: u32) -> Option<&'static (u32, &'static str, u64, u64)> {
+    OTHERS.iter().find(|o| o.0 == id)
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_real_tensors() {
+        // Shapes of the published 2B-4T file.
+        assert_eq!(TensorType::I2S.nbytes(2560 * 6912), Some(4_423_680 + 32));
+        assert_eq!(TensorType::F16.nbytes(2560 * 128_256), Some(656_670_720));
+        assert_eq!(TensorType::Q6K.nbytes(2560 * 128_256), Some(2560 * 128_256 / 256 * 210));
+        assert_eq!(TensorType::Q8_0.nbytes(64), Some(68));
+        assert_eq!(TensorType::Other(35).nbytes(512), Some(132));
+        assert_eq!(TensorType::Other(42).nbytes(512), None);
+        assert_eq!(TensorType::F32.nbytes(u64::MAX), None);
+    }
+
+    #[test]
+    fn ids_and_names_agree_both_ways() {
+        for id in 0..200 {
+            assert_eq!(TensorType::from_id(id).id(), id);
+        }
+        assert!(OTHERS.iter().all(|o| !TensorType::from_id(o.0).is_supported()));
+        assert_eq!(TensorType::from_id(35).name(), "TQ2_0");
+        assert_eq!(TensorType::from_id(99).name(), "unknown");
+    }
+}
