@@ -1,1 +1,51 @@
-//! Skeleton.
+//! AArch64 kernels for Tern, chosen at run time.
+//!
+//! | module | set | needs | for |
+//! |---|---|---|---|
+//! | `dotprod` | `aarch64-t2i8-dotprod` | FEAT_DotProd (Cortex-A55, A75 and later) | 2-bit codes straight from the file |
+//! | `tl1` | `aarch64-tl1i8-neon` | Armv8.0 | lookup tables of weight pairs, for cores without `sdot` |
+//! | `float` | both | Armv8.0 | float operations with the bits of [`tern_kernels::lanes`], binary16 rows by `fcvtl` |
+//!
+//! One binary serves every core: [`all`] asks the running machine, never the compiler. On other architectures, and on
+//! a bare-metal target (where nothing can be asked) for sets beyond the baseline, the iterator is shorter or empty.
+//! The crate refuses big-endian AArch64, where lane order in memory would have to be told apart from lane order in
+//! registers.
+//!
+//! ```
+//! for set in tern_kernels_neon::all() {
+//!     println!("{} reads {}", set.name, set.layout.name());
+//! }
+//! ```
+#![no_std]
+
+#[cfg(all(
+    target_arch = "aarch64",
+    target_feature = "neon",
+    target_endian = "little",
+    not(target_os = "none")
+))]
+extern crate std;
+
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod asm;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod dotprod;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod float;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod tl1;
+
+use tern_kernels::KernelSet;
+
+/// The sets that this machine can run, best first; the answer never changes while the process runs.
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+pub fn all() -> impl Iterator<Item = &'static KernelSet> {
+    let dotprod = dotprod::DotProd::detect().map(dotprod::DotProd::set);
+    dotprod.into_iter().chain(core::iter::once(&tl1::SET))
+}
+
+/// The sets that this machine can run: none, because it is not a little-endian AArch64 with NEON.
+#[cfg(not(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little")))]
+pub fn all() -> impl Iterator<Item = &'static KernelSet> {
+    core::iter::empty()
+}
