@@ -1,1 +1,11 @@
-//! Support for whole-system tests.
+//! Support for the whole-system tests in `tests/`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
+//! | [`fill`] | seeded and adversarial numbers |
+//! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
+
+pub mod fill;
+pub mod product;
+pub mod sets;

@@ -1,0 +1,255 @@
+//! Every kernel set that this machine can run against the definition of every operation, bit for bit.
+//!
+//! Integer sums are compared with the plain triple loop over unpacked numbers, float results with the scalar set, whose
+//! order of additions is the definition (`tern_kernels::lanes`). `TERN_EXPECT_SETS`, a list of names separated by
+//! commas, makes the suite fail where one of them cannot run, so that an emulated CPU cannot pass by skipping.
+
+use std::io::Write;
+use tern_kernels::half::f32_to_f16;
+use tern_kernels::layout::MAX_COLS;
+use tern_kernels::{KernelSet, Layout, SCALAR};
+use tern_tests::fill::{Fill, Random};
+use tern_tests::product::Product;
+use tern_tests::sets;
+
+/// Token counts around every block that a kernel may form.
+const TOKENS: [usize; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17];
+
+/// Sets whose layout takes this many columns.
+fn sets_for(cols: usize) -> Vec<&'static KernelSet> {
+    sets::usable().into_iter().filter(|set| cols.is_multiple_of(set.layout.col_multiple())).collect()
+}
+
+#[test]
+fn the_expected_sets_run_here() {
+    let report = sets::report().iter().fold(String::new(), |text, line| text + "kernel set " + line + "\n");
+    // Straight to the stream: the harness hides what `println` writes in a test that passes.
+    std::io::stderr().write_all(report.as_bytes()).expect("standard error takes a few lines");
+    let expected = std::env::var("TERN_EXPECT_SETS").unwrap_or_default();
+    let missing = sets::missing(&expected);
+    assert!(missing.is_empty(), "TERN_EXPECT_SETS names sets that cannot run here: {missing:?}\n{report}");
+}
+
+#[test]
+fn every_number_of_rows_and_tokens() {
+    for rows in 0..=70 {
+        let product = Product::new(Fill::Random { seed: 100 + rows as u64 }, rows, 256, 17);
+        for set in sets_for(256) {
+            TOKENS.iter().for_each(|tokens| product.check(set, *tokens, 0));
+        }
+    }
+}
+
+#[test]
+fn every_number_of_columns() {
+    for blocks in [0, 1, 2, 3, 4, 5, 7, 8, 13, 15, 16, 20, 54] {
+        for rows in [1, 2, 3, 4, 5, 33, 64, 65] {
+            let product = Product::new(Fill::Prime, rows, 128 * blocks, 5);
+            for set in sets_for(128 * blocks) {
+                [1, 4, 5].iter().for_each(|tokens| product.check(set, *tokens, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_that_are_no_multiple_of_a_block() {
+    // Ends of a step of 16, of a strip of 240 and of a chunk of 960 columns in the lookup kernel, and around them.
+    let ends = [4, 8, 12, 16, 20, 28, 60, 64, 68, 236, 240, 244, 252, 480, 956, 960, 964, 1200, 1916, 1924];
+    for cols in ends {
+        for rows in [1, 32, 33, 64, 65] {
+            for fill in [Fill::Random { seed: 7 }, Fill::Swinging] {
+                let product = Product::new(fill, rows, cols, 3);
+                sets_for(cols).into_iter().for_each(|set| product.check(set, 3, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_numbers_do_not_overflow() {
+    for fill in Fill::ALL {
+        for (rows, cols) in [(1, 128), (5, 2560), (33, 2560), (65, 1152), (4, 6912), (2, 16384)] {
+            let product = Product::new(fill, rows, cols, 5);
+            for set in sets_for(cols) {
+                [1, 5].iter().for_each(|tokens| product.check(set, *tokens, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_longest_row_does_not_overflow() {
+    // Constant weights are a constant byte in each layout, which saves packing 2^27 of them.
+    for (weight, activation) in [(-1i8, -128i8), (-1, 127), (1, -128), (1, 127)] {
+        for set in sets::usable() {
+            let byte = match set.layout {
+                Layout::T2B128 => (weight + 1) as u8 * 0x55,
+                Layout::Tl1P32 => (weight + 1) as u8 * 0x44,
+                other => panic!("say what constant weights look like in {}", other.name()),
+            };
+            let weights = vec![byte; set.layout.bytes(1, MAX_COLS).expect("the longest row is legal")];
+            let mut prepared = vec![0; set.prepared_bytes(MAX_COLS)];
+            set.prepare(&vec![activation; MAX_COLS], &mut prepared);
+            let mut sums = [0];
+            set.multiply(&weights, 1, MAX_COLS, &prepared, 1, &mut sums);
+            let expected = i32::from(weight) * i32::from(activation) * MAX_COLS as i32;
+            assert_eq!(sums[0], expected, "{} with {weight} x {activation}", set.name);
+        }
+    }
+}
+
+#[test]
+fn buffers_at_every_alignment() {
+    for (rows, cols, tokens) in [(37, 384, 5), (1, 128, 1), (64, 256, 4)] {
+        let product = Product::new(Fill::Random { seed: 3 }, rows, cols, tokens);
+        for set in sets_for(cols) {
+            (0..16).for_each(|offset| product.check(set, tokens, offset));
+        }
+    }
+}
+
+/// Equal to the bit; any NaN equals any other, since IEEE 754 leaves payloads open.
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+}
+
+/// Fails with the first difference between what `set` and the scalar set returned.
+fn assert_same(
+    set: &KernelSet,
+    operation: &str,
+    seed: u64,
+    shape: (usize, usize),
+    found: &[f32],
+    expected: &[f32],
+) {
+    assert_eq!(found.len(), expected.len());
+    if let Some(at) = found.iter().zip(expected).position(|(a, b)| !same(*a, *b)) {
+        panic!(
+            "{} {operation}, seed {seed}, {} x {}: index {at} is {:e} ({:08x}), expected {:e} ({:08x})",
+            set.name,
+            shape.0,
+            shape.1,
+            found[at],
+            found[at].to_bits(),
+            expected[at],
+            expected[at].to_bits()
+        );
+    }
+}
+
+/// Lengths of float vectors: every tail, and the rows of real models.
+fn lengths() -> impl Iterator<Item = usize> {
+    (0..=100).chain([127, 128, 129, 255, 256, 640, 1000, 2560])
+}
+
+#[test]
+fn reductions_keep_the_order_of_lanes() {
+    for k in lengths() {
+        for seed in 0..4 {
+            let mut random = Random::new(seed << 32 | k as u64);
+            let wild = seed == 3;
+            let mut x: Vec<f32> =
+                (0..k + 3).map(|_| if wild { random.wild() } else { random.float() }).collect();
+            // Unaligned by one element, so that no kernel can rely on more than a float's own alignment.
+            let x = &mut x[1..1 + k];
+            for set in sets::usable() {
+                assert_same(set, "absmax", seed, (1, k), &[set.absmax(x)], &[SCALAR.absmax(x)]);
+                assert_same(
+                    set,
+                    "sum_squares",
+                    seed,
+                    (1, k),
+                    &[set.sum_squares(x)],
+                    &[SCALAR.sum_squares(x)],
+                );
+                let (mut found, mut expected) = (x.to_vec(), x.to_vec());
+                let (sum, expected_sum) = (set.exp_sum(&mut found), SCALAR.exp_sum(&mut expected));
+                assert_same(set, "exp_sum's terms", seed, (1, k), &found, &expected);
+                assert_same(set, "exp_sum", seed, (1, k), &[sum], &[expected_sum]);
+            }
+        }
+    }
+}
+
+#[test]
+fn exponentials_of_the_whole_range() {
+    // Scores far apart: the largest, then everything down to where the exponential ends.
+    for set in sets::usable() {
+        let mut found: Vec<f32> = (0..4003).map(|i| -(i as f32) * 0.025).collect();
+        let mut expected = found.clone();
+        let (sum, expected_sum) = (set.exp_sum(&mut found), SCALAR.exp_sum(&mut expected));
+        assert_same(set, "exp_sum's terms", 0, (1, 4003), &found, &expected);
+        assert_same(set, "exp_sum", 0, (1, 4003), &[sum], &[expected_sum]);
+    }
+}
+
+#[test]
+fn quantised_values_are_equal() {
+    for k in lengths() {
+        for (seed, scale) in [(0, 31.75), (1, 127.0 / 1e-5), (2, 0.3), (3, 1.0)] {
+            let mut random = Random::new(seed << 32 | k as u64);
+            let mut value = |i: usize| match seed {
+                // Halves, so that every second value is a tie.
+                3 => (i as f32 - 40.0) * 0.5,
+                _ => random.wild(),
+            };
+            let x: Vec<f32> = (0..k).map(&mut value).collect();
+            for set in sets::usable() {
+                let (mut found, mut expected) = (vec![55i8; k + 32], vec![55i8; k + 32]);
+                set.quantize(&x, scale, &mut found[..k]);
+                SCALAR.quantize(&x, scale, &mut expected[..k]);
+                let first = found.iter().zip(&expected).position(|(a, b)| a != b);
+                assert_eq!(first, None, "{} quantize, seed {seed}, length {k}: first difference", set.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn matrix_products_and_mixtures_keep_the_order_of_lanes() {
+    for k in lengths().filter(|k| *k > 0) {
+        for n in [0, 1, 2, 3, 4, 5, 7, 9] {
+            for seed in [5, 6] {
+                let mut random = Random::new(seed << 40 | (n << 20 | k) as u64);
+                let mut value = || if seed == 6 { random.wild() } else { random.float() };
+                let rows: Vec<f32> = (0..n * k).map(|_| value()).collect();
+                let halves: Vec<u16> = rows.iter().map(|v| f32_to_f16(*v)).collect();
+                let x: Vec<f32> = (0..k).map(|_| value()).collect();
+                let p: Vec<f32> = (0..n).map(|_| value()).collect();
+                for set in sets::usable() {
+                    let both = |operation: &str, length: usize, run: &dyn Fn(&KernelSet, &mut [f32])| {
+                        // A guard of 32 values behind the output is compared along with it.
+                        let fresh = || x.iter().copied().cycle().take(length + 32).collect::<Vec<f32>>();
+                        let (mut found, mut expected) = (fresh(), fresh());
+                        run(set, &mut found[..length]);
+                        run(&SCALAR, &mut expected[..length]);
+                        assert_same(set, operation, seed, (n, k), &found, &expected);
+                    };
+                    both("matvec_f32", n, &|set, y| set.matvec_f32(&rows, &x, y));
+                    both("matvec_f16", n, &|set, y| set.matvec_f16(&halves, &x, y));
+                    both("mix_f32", k, &|set, y| set.mix_f32(&rows, &p, y));
+                    both("mix_f16", k, &|set, y| set.mix_f16(&halves, &p, y));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_binary16_converts_alike() {
+    let halves: Vec<u16> = (0..=u16::MAX).collect();
+    for set in sets::usable() {
+        // Sixteen columns take the vector path, one column the tail.
+        for k in [16, 1] {
+            let (mut found, mut expected) = (vec![0.0f32; k], vec![0.0f32; k]);
+            for row in halves.chunks_exact(k) {
+                found.fill(0.0);
+                expected.fill(0.0);
+                set.mix_f16(row, &[1.0], &mut found);
+                SCALAR.mix_f16(row, &[1.0], &mut expected);
+                assert_same(set, "mix_f16", u64::from(row[0]), (1, k), &found, &expected);
+            }
+        }
+    }
+}
