@@ -1,2 +1,7 @@
-//! Skeleton.
-fn main() {}
+//! The binary `tern`; everything it does is in the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tern::run()
+}

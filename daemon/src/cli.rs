@@ -1,0 +1,37 @@
+//! The command line: joins the commands, whose options live with them in [`crate::commands`].
+
+use clap::{Parser, Subcommand};
+
+use crate::error::CommandError;
+
+/// Runs ternary language models on small machines: typed decisions, summaries and text, with the joules they cost.
+#[derive(Debug, Parser)]
+#[command(name = "tern", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tern demo                                  see it work, with the bundled model
+  dmesg | tern classify --task log-severity  one decision a line
+  tern serve                                 answer on a Unix socket
+  tern inspect models/tern-log-4m-i2_s.gguf  what is in a model file, what it needs
+
+Exit codes: 0 done, 1 the outcome is a failure, 2 usage, 64 bad input, 66 no such input or unusable model,
+69 no daemon on the socket, 70 internal fault, 73 cannot write the output, 75 busy, try again.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// Whatever the command fails with.
+    pub fn run(self) -> Result<(), CommandError> {
+        match self.command {}
+    }
+}

@@ -1,0 +1,1 @@
+//! The commands of `tern`, one file each: its options (`<Name>Args`) and its `run(args)`.
