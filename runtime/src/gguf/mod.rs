@@ -131,8 +131,11 @@ impl<'a> Gguf<'a> {
 
     fn check_tensors(&self) -> Result<(), LoadError> {
         let data_bytes = (self.file.len() as u64).saturating_sub(self.data_at);
-        for (index, raw) in self.raw_tensors().enumerate() {
-            let info = raw.check(self.file, self.data_at, self.alignment)?;
+        // Each by itself first: what is wrong with one tensor is then not reported as a neighbour's fault.
+        for raw in self.raw_tensors() {
+            raw.check(self.file, self.data_at, self.alignment)?;
+        }
+        for (index, info) in self.tensors().enumerate() {
             check_neighbours(&info, index, self.raw_tensors(), self.alignment, data_bytes)?;
         }
         Ok(())

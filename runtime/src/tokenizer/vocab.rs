@@ -1,0 +1,168 @@
+//! Tokens by id and ids by bytes, over the string table of the model file.
+//!
+//! Nothing is copied: `offsets` says where each token's string lies in the file, and an open-addressing hash table of
+//! ids answers the way back by comparing with the file. Control tokens are not in the hash table, so no text can reach
+//! one through it.
+
+use super::alphabet::TokenBytes;
+use super::slots::{self, Slots};
+use crate::error::{LoadError, Name};
+use crate::gguf::{I32Array, StringArray};
+
+/// What a token is for (`tokenizer.ggml.token_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenKind {
+    /// 1: text.
+    Normal,
+    /// 2: stands for what has no token.
+    Unknown,
+    /// 3: begin, end and the like; never text.
+    Control,
+    /// 4: text added by the model's makers, found before anything else.
+    UserDefined,
+    /// 5: a hole in the numbering.
+    Unused,
+    /// 6: a single byte, in vocabularies of another kind.
+    Byte,
+    /// Any other number.
+    Other,
+}
+
+impl TokenKind {
+    fn from_type(ty: i32) -> Self {
+        match ty {
+            1 => Self::Normal,
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            5 => Self::Unused,
+            6 => Self::Byte,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether the token prints as nothing and cannot come from text.
+    fn is_silent(self) -> bool {
+        matches!(self, Self::Control | Self::Unknown)
+    }
+}
+
+/// The tokens of a model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vocab<'a> {
+    strings: StringArray<'a>,
+    types: I32Array<'a>,
+    offsets: &'a [u32],
+    slots: Slots<'a>,
+    /// The token of each byte; a token that no byte has is `u32::MAX`.
+    bytes: &'a [u32],
+    longest: usize,
+}
+
+impl<'a> Vocab<'a> {
+    /// Words of table memory for a vocabulary of `tokens`.
+    pub fn words(tokens: usize) -> Option<usize> {
+        tokens.checked_add(slots::words(tokens)?)?.checked_add(256)
+    }
+
+    /// Builds the tables in memory of exactly [`Vocab::words`].
+    pub fn build(
+        strings: StringArray<'a>,
+        types: I32Array<'a>,
+        tables: &'a mut [u32],
+    ) -> Result<Self, LoadError> {
+        let (offsets, rest) = tables.split_at_mut(strings.len());
+        let (bytes, slots) = rest.split_at_mut(256);
+        for ((to, (at, text)), id) in offsets.iter_mut().zip(strings.iter()).zip(0..) {
+            *to = at as u32; // the plan refuses a table of 4 GiB
+            if core::str::from_utf8(text).is_err() {
+                let name = Name::new(text);
+                return Err(LoadError::NotUtf8 { what: "the token", name });
+            }
+            debug_assert!(id < u32::MAX);
+        }
+        let offsets = &*offsets;
+        let spelling = |id: u32| spelling(strings, types, offsets, id);
+        let mut builder = slots::Builder::new(slots);
+        let mut longest = 0;
+        for id in 0..strings.len() as u32 {
+            longest = longest.max(spelling(id).count());
+            if kind(types, id).is_silent() {
+                continue;
+            }
+            // Of two tokens with the same bytes the first is used.
+            builder.insert(hash(spelling(id)), id, |other| spelling(other).eq(spelling(id)));
+        }
+        let slots = builder.finish();
+        for (byte, to) in (0..=255).zip(bytes.iter_mut()) {
+            let found = slots.find(hash([byte].into_iter()), |id| spelling(id).eq([byte]));
+            *to = found.unwrap_or(u32::MAX);
+            // C0, C1 and F5..FF never occur in UTF-8.
+            if found.is_none() && !matches!(byte, 0xc0 | 0xc1 | 0xf5..) {
+                return Err(LoadError::ByteWithoutToken { byte });
+            }
+        }
+        Ok(Self { strings, types, offsets, slots, bytes, longest })
+    }
+
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Most bytes of one token.
+    pub fn longest_bytes(&self) -> usize {
+        self.longest
+    }
+
+    pub fn kind(&self, id: u32) -> TokenKind {
+        kind(self.types, id)
+    }
+
+    /// Whether the token prints as nothing.
+    pub fn is_silent(&self, id: u32) -> bool {
+        self.kind(id).is_silent()
+    }
+
+    /// The token as the file spells it; empty for an id that is none.
+    pub fn text(&self, id: u32) -> &'a str {
+        let Some(&at) = self.offsets.get(id as usize) else { return "" };
+        core::str::from_utf8(self.strings.at(at as usize)).unwrap_or("") // checked by build
+    }
+
+    /// The bytes behind the token, control tokens included.
+    pub fn spelling(&self, id: u32) -> TokenBytes<'a> {
+        if (id as usize) < self.len() {
+            spelling(self.strings, self.types, self.offsets, id)
+        } else {
+            TokenBytes::literal(&[])
+        }
+    }
+
+    /// The token of one byte of UTF-8 text.
+    pub fn of_byte(&self, byte: u8) -> u32 {
+        self.bytes[usize::from(byte)]
+    }
+
+    /// The token with exactly these bytes that text may become.
+    pub fn find(&self, bytes: impl Iterator<Item = u8> + Clone) -> Option<u32> {
+        self.slots.find(hash(bytes.clone()), |id| self.spelling(id).eq(bytes.clone()))
+    }
+}
+
+fn kind(types: I32Array<'_>, id: u32) -> TokenKind {
+    TokenKind::from_type(types.at(id as usize).unwrap_or(0))
+}
+
+fn spelling<'a>(strings: StringArray<'a>, types: I32Array<'_>, offsets: &[u32], id: u32) -> TokenBytes<'a> {
+    let text = strings.at(offsets[id as usize] as usize);
+    match kind(types, id) {
+        TokenKind::Normal | TokenKind::Byte | TokenKind::Other => TokenBytes::spelled(text),
+        _ => TokenBytes::literal(text),
+    }
+}
+
+/// FNV-1a: short inputs, no setup; the table mixes the result once more.
+fn hash(bytes: impl Iterator<Item = u8>) -> u32 {
+    bytes.fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
+}
