@@ -97,6 +97,11 @@ fn has(_name: &str) -> bool {
     false
 }
 
+/// Whether `name` is one of the extensions this crate knows; profiles may name no other.
+pub(crate) fn is_known(name: &str) -> bool {
+    FEATURES.iter().any(|feature| feature.name == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

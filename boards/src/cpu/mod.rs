@@ -12,6 +12,7 @@ pub use part::Part;
 use serde::Serialize;
 
 use crate::root::{Root, parse_cpu_list};
+pub(crate) use features::is_known as is_known_feature;
 
 /// The CPU as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

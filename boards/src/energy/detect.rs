@@ -1,0 +1,156 @@
+//! Which meter to use here, and why not another.
+
+use core::error::Error;
+
+use serde::Serialize;
+
+use super::hwmon::{self, Hwmon};
+use super::meter::{Meter, MeterError, Method, Scope};
+use super::powercap::Powercap;
+use super::table::UtilisationTable;
+use crate::profile::Profile;
+use crate::root::Root;
+
+/// One place that was looked at for a meter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MeterFinding {
+    /// What was looked at: a chip, the RAPL counters, the board table.
+    pub looked_at: String,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Why, and what an operator can do about it, one sentence.
+    pub why: String,
+}
+
+/// What came of looking for a meter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// This meter is used.
+    Used,
+    /// It works, and a better one is used.
+    NotNeeded,
+    /// It is there, and what it measures is not known.
+    Unclear,
+    /// It is there, and this user may not read it.
+    Denied,
+    /// It is there and does not work.
+    Failed,
+    /// There is none.
+    Absent,
+}
+
+/// Looks for meters under `root` on the board that `profile` describes.
+///
+/// Answers the best one, if any, and a finding for each place looked at: energy counters before power sensors,
+/// power sensors before the board table.
+pub fn detect(root: &Root, profile: &Profile) -> (Option<Box<dyn Meter>>, Vec<MeterFinding>) {
+    let mut search = Search { meters: Vec::new(), findings: Vec::new() };
+    search.powercap(root);
+    search.hwmon(root, profile);
+    search.table(root, profile);
+    search.choose()
+}
+
+struct Search {
+    /// Working meters, each with the place of its finding.
+    meters: Vec<(usize, Box<dyn Meter>)>,
+    findings: Vec<MeterFinding>,
+}
+
+impl Search {
+    fn found(&mut self, looked_at: &str, why: String, meter: Box<dyn Meter>) {
+        self.meters.push((self.findings.len(), meter));
+        self.note(looked_at, Outcome::NotNeeded, why);
+    }
+
+    fn note(&mut self, looked_at: &str, outcome: Outcome, why: String) {
+        self.findings.push(MeterFinding { looked_at: looked_at.to_owned(), outcome, why });
+    }
+
+    fn failed(&mut self, looked_at: &str, error: &MeterError) {
+        let outcome =
+            if matches!(error, MeterError::Denied { .. }) { Outcome::Denied } else { Outcome::Failed };
+        let why = match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        self.note(looked_at, outcome, why);
+    }
+
+    fn powercap(&mut self, root: &Root) {
+        let looked_at = "RAPL counters in /sys/class/powercap";
+        match Powercap::detect(root) {
+            Ok(Some(meter)) => self.found(looked_at, format!("counts {}", meter.source()), Box::new(meter)),
+            Ok(None) => {
+                self.note(looked_at, Outcome::Absent, "there is no intel-rapl package zone here".into())
+            }
+            Err(error) => self.failed(looked_at, &error),
+        }
+    }
+
+    fn hwmon(&mut self, root: &Root, profile: &Profile) {
+        let channels = hwmon::channels(root);
+        if channels.is_empty() {
+            let why = "no INA power sensor has a driver bound here".into();
+            return self.note("power sensors in /sys/class/hwmon", Outcome::Absent, why);
+        }
+        let only_one = channels.len() == 1;
+        for channel in channels {
+            let looked_at = format!("hwmon {} in {}", channel.describe(), channel.folder);
+            let named = profile.sensors.iter().find(|sensor| channel.is(sensor));
+            let (scope, why) = match named {
+                Some(sensor) => (sensor.scope, format!("the profile {} names it", profile.name)),
+                None if only_one && profile.sensors.is_empty() => {
+                    let assumed = "the only power sensor; taken to sit in the board's supply line";
+                    (Scope::BoardDc, format!("{assumed} (name it in a profile if it does not)"))
+                }
+                None => {
+                    let why =
+                        "which rail it measures is not known; name it in a [[sensor]] of the board's profile";
+                    self.note(&looked_at, Outcome::Unclear, why.into());
+                    continue;
+                }
+            };
+            match Hwmon::open(root, channel, scope) {
+                Ok(meter) => self.found(&looked_at, why, Box::new(meter)),
+                Err(error) => self.failed(&looked_at, &error),
+            }
+        }
+    }
+
+    fn table(&mut self, root: &Root, profile: &Profile) {
+        let looked_at = "board table with CPU utilisation";
+        match UtilisationTable::detect(root, profile) {
+            Ok(Some(meter)) => self.found(looked_at, meter.source().to_owned(), Box::new(meter)),
+            Ok(None) => {
+                let why = format!("the profile {} holds no power figures; joules stay unknown", profile.name);
+                self.note(looked_at, Outcome::Absent, why);
+            }
+            Err(error) => self.failed(looked_at, &error),
+        }
+    }
+
+    fn choose(mut self) -> (Option<Box<dyn Meter>>, Vec<MeterFinding>) {
+        // Among equals the wider scope says more about what the answer cost.
+        self.meters.sort_by_key(|(_, meter)| (meter.method(), width(meter.scope())));
+        let best = self.meters.into_iter().next().map(|(finding, meter)| {
+            self.findings[finding].outcome = Outcome::Used;
+            debug_assert_ne!(meter.method(), Method::Unknown);
+            meter
+        });
+        (best, self.findings)
+    }
+}
+
+/// Orders scopes from the widest to the narrowest.
+fn width(scope: Scope) -> u8 {
+    match scope {
+        Scope::Wall => 0,
+        Scope::BoardDc => 1,
+        Scope::Module => 2,
+        Scope::SocRails => 3,
+        Scope::CpuPackage => 4,
+        Scope::CpuModel => 5,
+    }
+}

@@ -1,0 +1,27 @@
+//! Joules: meters that accumulate energy, and reports that say how good a figure is.
+//!
+//! * [`Meter`], [`Sample`], [`Method`], [`Scope`] - what a meter is and what it says of itself
+//! * [`counter`] - readings to a steady total: wraps, gaps, steps backwards
+//! * [`powercap`], [`hwmon`], [`table`] - the meters, best first; [`fake`] is a scripted one for tests
+//! * [`sampler`] - reads a meter of the power kind at a steady rate in a thread
+//! * [`detect`](detect()) - which meter this machine has, and why not another
+//! * [`ledger`] - splits what the meter counted among requests; [`report`] is what each of them is told
+//!
+//! Two rules hold everywhere. Unknown energy is `None`, never zero. And whatever the meter counted is found
+//! again in the ledger: requests + idle + unattributed = counter, to the microjoule.
+
+pub mod counter;
+mod detect;
+pub mod fake;
+pub mod hwmon;
+pub mod ledger;
+mod meter;
+pub mod powercap;
+pub mod report;
+pub mod sampler;
+pub mod table;
+
+pub use detect::{MeterFinding, Outcome, detect};
+pub use ledger::{Completed, Ledger, Phase, RequestId, Share, Totals};
+pub use meter::{Faults, Meter, MeterError, Method, Resolution, Sample, Scope};
+pub use report::{EnergyReport, Idle};
