@@ -1,7 +1,7 @@
 //! Every environment variable that tunes Tern on a machine, declared once.
 //!
 //! A knob may force a slower kernel or fewer threads; it can never bring in a kernel this CPU lacks, because
-//! `select` only chooses among the sets that are usable here.
+//! [`select`](crate::select::select) only chooses among the sets that are usable here.
 
 use core::fmt;
 use core::num::NonZeroUsize;
