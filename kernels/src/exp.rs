@@ -11,7 +11,11 @@ pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-88.0, 89.0);
-    let n = (clamped * core::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * core::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    // The same n as an integer: it stands in the low bits of the significand. A conversion would do, but its saturation
+    // keeps compilers from vectorising it. For NaN this is any number, and the product stays NaN.
+    let whole = rounded.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
     let p = 1.0 / 5040.0;
     let p = p * r + 1.0 / 720.0;
@@ -21,9 +25,9 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let p = (p * r) * r + r + 1.0;
     // Two factors, because 2^n alone leaves the normal range at both ends.
-    let half = (n as i32) >> 1;
-    let power = |e: i32| f32::from_bits(((e + 127) as u32) << 23);
-    let y = p * power(half) * power(n as i32 - half);
+    let half = whole >> 1;
+    let power = |e: i32| f32::from_bits((e.wrapping_add(127) as u32) << 23);
+    let y = p * power(half) * power(whole - half);
     if x < -87.33 {
         0.0
     } else if x > 88.72 {
