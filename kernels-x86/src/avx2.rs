@@ -27,7 +27,7 @@ use tern_kernels::reference::{prepare, prepared_bytes};
 use tern_kernels::{KernelSet, Layout, Ops};
 
 use crate::floats;
-use crate::tiles::{self, TileKernel};
+use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX2 and F16C and that its operating system saves their registers.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +72,8 @@ floats::featured!("avx2,f16c", Avx2);
 struct Maddubs;
 
 impl TileKernel for Maddubs {
+    const MAX_SUMS: usize = 8;
+
     fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
         // SAFETY: only `SET` names this kernel, and its users hold the token.
         unsafe { sums(codes, q) }
@@ -87,14 +89,22 @@ fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i
     let codes: [&[[u8; 32]]; R] = core::array::from_fn(|r| &codes[r].as_chunks().0[..blocks]);
     let q: [&[[u8; 128]]; T] = core::array::from_fn(|t| &q[t].as_chunks().0[..blocks]);
     let zero = _mm256_setzero_si256();
+    let ahead = tiles::ahead(R * codes[0].as_flattened().len());
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[zero; T]; R];
     for first in (0..blocks).step_by(BLOCKS_IN_WORDS) {
         let mut words = [[zero; T]; R];
         for b in first..blocks.min(first + BLOCKS_IN_WORDS) {
-            let packed: [__m256i; R] = core::array::from_fn(|r| load(&codes[r][b]));
+            let mut packed = [zero; R];
+            for (packed, codes) in packed.iter_mut().zip(codes) {
+                prefetch(&codes[b], ahead);
+                *packed = load(&codes[b]);
+            }
             for f in 0..4 {
-                let w: [__m256i; R] = core::array::from_fn(|r| field(packed[r], f));
+                let mut w = packed;
+                for w in &mut w {
+                    *w = field(*w, f);
+                }
                 for t in 0..T {
                     let a = load(&q[t][b].as_chunks().0[f]);
                     for r in 0..R {
@@ -109,7 +119,7 @@ fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i
             }
         }
     }
-    core::array::from_fn(|r| core::array::from_fn(|t| total(sums[r][t])))
+    totals(sums)
 }
 
 /// Thirty-two bytes, wherever they lie.
@@ -131,6 +141,21 @@ pub(crate) fn field(packed: __m256i, f: usize) -> __m256i {
         _ => packed,
     };
     _mm256_and_si256(low, _mm256_set1_epi8(3))
+}
+
+/// The sum of each vector.
+// Loops, here and above: a closure with intrinsics in it is not inlined through `array::from_fn` or `map`, which are
+// compiled without the features.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn totals<const R: usize, const T: usize>(sums: [[__m256i; T]; R]) -> [[i32; T]; R] {
+    let mut totals = [[0; T]; R];
+    for (totals, sums) in totals.iter_mut().zip(sums) {
+        for (to, sum) in totals.iter_mut().zip(sums) {
+            *to = total(sum);
+        }
+    }
+    totals
 }
 
 /// The sum of eight double words.

@@ -21,8 +21,8 @@ use std::arch::is_x86_feature_detected;
 use tern_kernels::reference::{prepare, prepared_bytes};
 use tern_kernels::{KernelSet, Layout, Ops};
 
-use crate::avx2::{self, Avx2, field, load, total};
-use crate::tiles::{self, TileKernel};
+use crate::avx2::{self, Avx2, field, load, totals};
+use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX-VNNI besides what [`Avx2`] proves.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,8 @@ static SET: KernelSet = KernelSet::new(
 struct Dpbusd;
 
 impl TileKernel for Dpbusd {
+    const MAX_SUMS: usize = 8;
+
     fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
         // SAFETY: only `SET` names this kernel, and its users hold the token.
         unsafe { sums(codes, q) }
@@ -67,11 +69,20 @@ fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i
     let blocks = codes[0].len() / 32;
     let codes: [&[[u8; 32]]; R] = core::array::from_fn(|r| &codes[r].as_chunks().0[..blocks]);
     let q: [&[[u8; 128]]; T] = core::array::from_fn(|t| &q[t].as_chunks().0[..blocks]);
-    let mut sums = [[_mm256_setzero_si256(); T]; R];
+    let zero = _mm256_setzero_si256();
+    let ahead = tiles::ahead(R * codes[0].as_flattened().len());
+    let mut sums = [[zero; T]; R];
     for b in 0..blocks {
-        let packed: [__m256i; R] = core::array::from_fn(|r| load(&codes[r][b]));
+        let mut packed = [zero; R];
+        for (packed, codes) in packed.iter_mut().zip(codes) {
+            prefetch(&codes[b], ahead);
+            *packed = load(&codes[b]);
+        }
         for f in 0..4 {
-            let w: [__m256i; R] = core::array::from_fn(|r| field(packed[r], f));
+            let mut w = packed;
+            for w in &mut w {
+                *w = field(*w, f);
+            }
             for t in 0..T {
                 let a = load(&q[t][b].as_chunks().0[f]);
                 for r in 0..R {
@@ -80,5 +91,5 @@ fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i
             }
         }
     }
-    core::array::from_fn(|r| core::array::from_fn(|t| total(sums[r][t])))
+    totals(sums)
 }

@@ -15,6 +15,7 @@ use tern_kernels::lanes::{self, LANES};
 use tern_kernels::quant::quantize_value;
 
 use crate::isa::Isa;
+use crate::tiles::{self, prefetch};
 
 /// A number as rows store it: binary32, or binary16 as its bits.
 pub(crate) trait Element: Copy {
@@ -48,23 +49,33 @@ impl Element for u16 {
     }
 }
 
+/// A matrix of this size comes from memory rather than from a cache of its core.
+const COLD_BYTES: usize = 1 << 20;
+
 /// `y[r] = rows[r] . x` with `rows: [n, k]`, `x: [k]`, `y: [n]`.
 #[inline(always)]
 pub(crate) fn matvec<I: Isa, E: Element>(isa: I, rows: &[E], x: &[f32], y: &mut [f32]) {
     let k = x.len();
+    // A small matrix is in a cache, and what lies behind it is not ours to ask for.
+    let ahead = if size_of_val(rows) >= COLD_BYTES { tiles::ahead(4 * size_of_val(&rows[..k])) } else { 0 };
     let (fours, rest) = y.as_chunks_mut::<4>();
     let (four_rows, rest_rows) = rows.split_at(4 * k * fours.len());
     for (y, rows) in fours.iter_mut().zip(four_rows.chunks_exact(4 * k)) {
-        *y = dot_rows(isa, core::array::from_fn(|r| &rows[r * k..(r + 1) * k]), x);
+        *y = dot_rows(isa, core::array::from_fn(|r| &rows[r * k..(r + 1) * k]), x, ahead);
     }
     for (y, row) in rest.iter_mut().zip(rest_rows.chunks_exact(k)) {
-        [*y] = dot_rows(isa, [row], x);
+        [*y] = dot_rows(isa, [row], x, 0);
     }
 }
 
-/// The dot products of `R` rows with `x`, all equally long.
+/// The dot products of `R` rows with `x`, all equally long, asking for memory `ahead` bytes behind what is read.
 #[inline(always)]
-fn dot_rows<I: Isa, E: Element, const R: usize>(isa: I, rows: [&[E]; R], x: &[f32]) -> [f32; R] {
+fn dot_rows<I: Isa, E: Element, const R: usize>(
+    isa: I,
+    rows: [&[E]; R],
+    x: &[f32],
+    ahead: usize,
+) -> [f32; R] {
     let (x_blocks, x_tail) = x.as_chunks::<LANES>();
     let blocks: [&[[E; LANES]]; R] =
         core::array::from_fn(|r| &rows[r].as_chunks::<LANES>().0[..x_blocks.len()]);
@@ -72,6 +83,7 @@ fn dot_rows<I: Isa, E: Element, const R: usize>(isa: I, rows: [&[E]; R], x: &[f3
     for (b, x) in x_blocks.iter().enumerate() {
         let x = isa.load(x);
         for r in 0..R {
+            prefetch(&blocks[r][b], ahead);
             sums[r] = isa.add(sums[r], isa.mul(E::load(isa, &blocks[r][b]), x));
         }
     }
@@ -135,7 +147,7 @@ fn mix_columns<I: Isa, E: Element, const N: usize>(
 /// `sum x[i]^2`.
 #[inline(always)]
 pub(crate) fn sum_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
-    let [sum] = dot_rows(isa, [x], x);
+    let [sum] = dot_rows(isa, [x], x, 0);
     sum
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! for each strip of rows whose codes fit STRIP_BYTES
 //!   for each group of up to 4 tokens
-//!     for each 4 rows of the strip, then each row left over
+//!     for each 4, 2 or 1 rows of the strip, as many as the kernel has registers for
 //!       sums of that tile, over all columns
 //! ```
 //!
@@ -13,17 +13,42 @@
 //!
 //! The kernels multiply by codes (weight + 1), so `sum q` of the token is taken off at the end.
 
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
 use tern_kernels::Tile;
 use tern_kernels::reference::{PLAIN_HEADER, plain_sum, prepared_bytes};
 
 /// Codes of a strip: a quarter of the smallest second-level cache of a machine with AVX2 (256 KiB).
 const STRIP_BYTES: usize = 64 * 1024;
 
-/// Rows of a tile.
-const ROWS: usize = 4;
+/// The most rows of a tile.
+const MAX_ROWS: usize = 4;
+
+/// How far ahead of their use codes are asked for, at least. Measured on a Zen 5 with one token, 2560 x 2560, cold:
+/// 12 GB/s without, 19 with 4 KiB, 28 with 10 KiB.
+const AHEAD_BYTES: usize = 10 * 1024;
+
+/// The distance at which a tile of `bytes` codes should [`prefetch`]: whole tiles, because a tile reads several rows side
+/// by side, in runs too short for the hardware to follow.
+#[inline(always)]
+pub(crate) fn ahead(bytes: usize) -> usize {
+    bytes * AHEAD_BYTES.div_ceil(bytes.max(1))
+}
+
+/// Asks for the line `ahead` bytes behind the start of `at`. Past the end of a matrix this is a hint about memory that
+/// nobody reads, and never a fault.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: &T, ahead: usize) {
+    let line = core::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead);
+    // SAFETY: every x86-64 has SSE, and a hint neither reads nor faults, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+}
 
 /// The product of a few rows with a few tokens over all columns.
 pub(crate) trait TileKernel {
+    /// The most rows times tokens whose sums stay in registers; a tile is 4, 2 or 1 rows high accordingly.
+    const MAX_SUMS: usize;
+
     /// `sums[r][t] = sum_c code[r][c] * q[t][c]` for packed rows of `k / 4` bytes and prepared activations of `k`
     /// bytes, `k` a multiple of 128. Calling it needs the features that the implementer names.
     fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R];
@@ -32,7 +57,7 @@ pub(crate) trait TileKernel {
 /// The whole product. Tokens carry `sum q` and 60 bytes more before their activations, as the reference's plain form.
 pub(crate) fn multiply<K: TileKernel>(tile: Tile<'_>, sums: &mut [i32]) {
     // A whole number of tiles, at least one: a single row may be larger than a strip.
-    let strip = (STRIP_BYTES / (tile.cols / 4).max(1)).max(1).next_multiple_of(ROWS);
+    let strip = (STRIP_BYTES / (tile.cols / 4).max(1)).max(1).next_multiple_of(MAX_ROWS);
     for first in (0..tile.rows).step_by(strip) {
         let rows = first..tile.rows.min(first + strip);
         let mut token = 0;
@@ -59,13 +84,12 @@ fn group<K: TileKernel, const T: usize>(
     let q = prepared.map(|p| &p[PLAIN_HEADER..PLAIN_HEADER + tile.cols]);
     let code_sum = prepared.map(plain_sum);
     let mut row = rows.start;
-    while row + ROWS <= rows.end {
-        finish::<ROWS, T>(tile, row, token, K::sums(packed_rows(tile, row), q), code_sum, sums);
-        row += ROWS;
-    }
     while row < rows.end {
-        finish::<1, T>(tile, row, token, K::sums(packed_rows(tile, row), q), code_sum, sums);
-        row += 1;
+        row += match (rows.end - row).min(K::MAX_SUMS / T) {
+            0 | 1 => finish::<1, T>(tile, row, token, K::sums(packed_rows(tile, row), q), code_sum, sums),
+            2 | 3 => finish::<2, T>(tile, row, token, K::sums(packed_rows(tile, row), q), code_sum, sums),
+            _ => finish::<MAX_ROWS, T>(tile, row, token, K::sums(packed_rows(tile, row), q), code_sum, sums),
+        };
     }
     T
 }
@@ -76,7 +100,7 @@ fn packed_rows<'a, const R: usize>(tile: Tile<'a>, row: usize) -> [&'a [u8]; R] 
     core::array::from_fn(|r| &tile.weights[(row + r) * bytes..][..bytes])
 }
 
-/// Takes the tokens' sums off a tile and writes it to its place.
+/// Takes the tokens' sums off a tile and writes it to its place; returns `R`.
 fn finish<const R: usize, const T: usize>(
     tile: Tile<'_>,
     row: usize,
@@ -84,11 +108,12 @@ fn finish<const R: usize, const T: usize>(
     products: [[i32; T]; R],
     code_sum: [i32; T],
     sums: &mut [i32],
-) {
+) -> usize {
     for t in 0..T {
         let to = &mut sums[(token + t) * tile.rows + row..][..R];
         for r in 0..R {
             to[r] = products[r][t] - code_sum[t];
         }
     }
+    R
 }

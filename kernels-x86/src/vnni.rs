@@ -33,7 +33,7 @@ use tern_kernels::{KernelSet, Layout, Ops};
 
 use crate::avx2::{self, Avx2};
 use crate::floats;
-use crate::tiles::{self, TileKernel};
+use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX-512 F, BW, VL and VNNI and that its operating system saves their registers.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +88,8 @@ fn prepare(q: &[i8], prepared: &mut [u8]) {
 struct Dpbusd;
 
 impl TileKernel for Dpbusd {
+    const MAX_SUMS: usize = 16;
+
     fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
         // SAFETY: only `SET` names this kernel, and its users hold the token.
         unsafe { sums(codes, q) }
@@ -99,11 +101,20 @@ fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i
     let pairs = codes[0].len() / 64;
     let code_pairs: [&[[u8; 64]]; R] = core::array::from_fn(|r| &codes[r].as_chunks().0[..pairs]);
     let q_pairs: [&[[u8; 256]]; T] = core::array::from_fn(|t| &q[t].as_chunks().0[..pairs]);
-    let mut sums = [[_mm512_setzero_si512(); T]; R];
+    let zero = _mm512_setzero_si512();
+    let ahead = tiles::ahead(R * codes[0].len());
+    let mut sums = [[zero; T]; R];
     for b in 0..pairs {
-        let packed: [__m512i; R] = core::array::from_fn(|r| load(&code_pairs[r][b]));
+        let mut packed = [zero; R];
+        for (packed, codes) in packed.iter_mut().zip(code_pairs) {
+            prefetch(&codes[b], ahead);
+            *packed = load(&codes[b]);
+        }
         for f in 0..4 {
-            let w: [__m512i; R] = core::array::from_fn(|r| field(packed[r], f));
+            let mut w = packed;
+            for w in &mut w {
+                *w = field(*w, f);
+            }
             for t in 0..T {
                 let a = load(&q_pairs[t][b].as_chunks().0[f]);
                 for r in 0..R {
@@ -112,8 +123,12 @@ fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i
             }
         }
     }
-    let mut totals: [[i32; T]; R] =
-        core::array::from_fn(|r| core::array::from_fn(|t| _mm512_reduce_add_epi32(sums[r][t])));
+    let mut totals = [[0; T]; R];
+    for (totals, sums) in totals.iter_mut().zip(sums) {
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = _mm512_reduce_add_epi32(sum);
+        }
+    }
     if !codes[0].len().is_multiple_of(64) {
         for (totals, codes) in totals.iter_mut().zip(codes) {
             for (total, q) in totals.iter_mut().zip(q) {
