@@ -205,24 +205,23 @@ impl<'a> Tables<'a> {
 
     fn plan(&self) -> Result<TokenizerPlan, LoadError> {
         let (tokens, merges, specials) = (self.tokens.len(), self.merges.len(), self.specials().count());
-        // Ids, ranks and offsets in the string table are 32 bits wide, and u32::MAX means none.
-        let most = u64::from(u32::MAX - 1);
-        for (what, found) in [
-            ("bytes of tokens", self.tokens.size_bytes()),
-            ("bytes of merge rules", self.merges.size_bytes()),
+        // Offsets into the string table are 32 bits wide, ids and ranks in the hash tables 24.
+        let (most_bytes, most_entries) = (u32::MAX as usize, slots::MAX_ENTRIES);
+        for (what, found, most) in [
+            ("bytes of tokens", self.tokens.size_bytes(), most_bytes),
+            ("tokens", tokens, most_entries),
+            ("merge rules", merges, most_entries),
         ] {
-            if found as u64 > most {
-                return Err(LoadError::TooMany { what, found: found as u64, most });
+            if found > most {
+                return Err(LoadError::TooMany { what, found: found as u64, most: most as u64 });
             }
         }
         let sizes = Vocab::words(tokens).and_then(|vocab| {
             Some((vocab, vocab.checked_add(Merges::words(merges)?)?.checked_add(specials)?))
         });
-        let (vocab_words, table_words) = sizes.ok_or(LoadError::TooMany {
-            what: "tokens",
-            found: tokens as u64,
-            most: usize::MAX as u64 / 16,
-        })?;
+        // Out of reach on machines that can map such a file.
+        let too_many = LoadError::TooMany { what: "tokens", found: tokens as u64, most: most_entries as u64 };
+        let (vocab_words, table_words) = sizes.ok_or(too_many)?;
         Ok(TokenizerPlan { tokens, merges, specials, vocab_words, table_words })
     }
 }
@@ -383,14 +382,16 @@ impl<'a> Tokenizer<'a> {
             Special::Outside(ranges) => ranges,
         };
         let is_start = |b: u8| self.special_starts[usize::from(b / 64)] >> (b % 64) & 1 == 1;
+        let is_plain = |span: &Range<usize>| plain.iter().any(|r| r.start < span.end && span.start < r.end);
         let bytes = text.as_bytes();
-        (from..bytes.len()).filter(|&at| is_start(bytes[at]) && text.is_char_boundary(at)).find_map(|at| {
+        // A start inside a message is passed over before any token is compared: messages may be full of them.
+        let starts = (from..bytes.len()).filter(|&at| is_start(bytes[at]) && !is_plain(&(at..at + 1)));
+        starts.filter(|&at| text.is_char_boundary(at)).find_map(|at| {
             let found = self.specials.iter().filter_map(|&id| {
-                let token = self.vocab.text(id).as_bytes();
+                let token = self.vocab.spelled(id);
                 let span = at..at + token.len();
                 let is_here = !token.is_empty() && bytes[at..].starts_with(token);
-                let is_free = || !plain.iter().any(|r| r.start < span.end && span.start < r.end);
-                (is_here && is_free()).then_some((span, id))
+                (is_here && !is_plain(&span)).then_some((span, id))
             });
             found.max_by_key(|(span, _)| span.end)
         })

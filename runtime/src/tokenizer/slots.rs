@@ -1,11 +1,21 @@
 //! An open-addressing table of indices in the caller's memory: linear probing, at most half full, never shrinking.
 //!
-//! The table holds indices only; what they stand for is compared by the caller, who also supplies the hash.
+//! A slot holds an index of 24 bits and 8 bits of its hash; what the index stands for is compared by the caller, who also
+//! supplies the hash. The bits spare nearly all comparisons that would fail, each of which is a walk into the file.
 
+/// Most entries: indices are below it.
+pub(super) const MAX_ENTRIES: usize = (1 << INDEX_BITS) - 1;
+
+const INDEX_BITS: u32 = 24;
+const INDEX: u32 = (1 << INDEX_BITS) - 1;
+/// The index that no entry has.
 const FREE: u32 = u32::MAX;
 
-/// Slots for `entries` indices: a power of two, at least twice as many. `None` if that does not fit.
+/// Slots for `entries` indices: a power of two, at least twice as many. `None` above [`MAX_ENTRIES`].
 pub(super) fn words(entries: usize) -> Option<usize> {
+    if entries > MAX_ENTRIES {
+        return None;
+    }
     entries.max(1).checked_mul(2)?.checked_next_power_of_two()
 }
 
@@ -18,7 +28,14 @@ fn mix(mut h: u32) -> u32 {
     h ^ h >> 16
 }
 
-/// Indices below `u32::MAX`, found by hash.
+/// Where a search starts and what its slots look like above the index. The tag comes from the top of the hash, the
+/// start from its bottom.
+fn start(hash: u32, mask: usize) -> (usize, u32) {
+    let hash = mix(hash);
+    (hash as usize & mask, hash & !INDEX)
+}
+
+/// Indices found by hash.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slots<'a> {
     slots: &'a [u32],
@@ -28,11 +45,11 @@ impl Slots<'_> {
     /// The index with this hash that `is_it`.
     pub fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mask = self.slots.len() - 1;
-        let mut at = mix(hash) as usize & mask;
+        let (mut at, tag) = start(hash, mask);
         loop {
             match self.slots[at] {
                 FREE => return None,
-                index if is_it(index) => return Some(index),
+                slot if slot & !INDEX == tag && is_it(slot & INDEX) => return Some(slot & INDEX),
                 _ => at = (at + 1) & mask,
             }
         }
@@ -55,17 +72,17 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds an index unless one that `is_same` is there. No more than the table was made for.
-    pub fn insert(&mut self, hash: u32, index: u32, mut is_same: impl FnMut(u32) -> bool) {
-        assert!(self.used < self.slots.len() / 2, "one free slot ends every search");
+    pub fn insert(&mut self, hash: u32, index: u32, is_same: impl FnMut(u32) -> bool) {
+        assert!(self.used < self.slots.len() / 2 && index < INDEX, "one free slot ends every search");
+        if (Slots { slots: self.slots }).find(hash, is_same).is_some() {
+            return;
+        }
         let mask = self.slots.len() - 1;
-        let mut at = mix(hash) as usize & mask;
+        let (mut at, tag) = start(hash, mask);
         while self.slots[at] != FREE {
-            if is_same(self.slots[at]) {
-                return;
-            }
             at = (at + 1) & mask;
         }
-        self.slots[at] = index;
+        self.slots[at] = tag | index;
         self.used += 1;
     }
 
@@ -95,7 +112,7 @@ mod tests {
             assert_eq!(slots.find(key % 4, |i| keys[i as usize] == key), Some(index as u32));
         }
         assert_eq!(slots.find(1, |_| false), None);
-        assert_eq!(words(usize::MAX), None);
+        assert_eq!(words(MAX_ENTRIES + 1), None);
         assert_eq!(words(0), Some(2));
     }
 }

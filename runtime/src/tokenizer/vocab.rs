@@ -74,13 +74,12 @@ impl<'a> Vocab<'a> {
     ) -> Result<Self, LoadError> {
         let (offsets, rest) = tables.split_at_mut(strings.len());
         let (bytes, slots) = rest.split_at_mut(256);
-        for ((to, (at, text)), id) in offsets.iter_mut().zip(strings.iter()).zip(0..) {
+        for (to, (at, text)) in offsets.iter_mut().zip(strings.iter()) {
             *to = at as u32; // the plan refuses a table of 4 GiB
             if core::str::from_utf8(text).is_err() {
                 let name = Name::new(text);
                 return Err(LoadError::NotUtf8 { what: "the token", name });
             }
-            debug_assert!(id < u32::MAX);
         }
         let offsets = &*offsets;
         let spelling = |id: u32| spelling(strings, types, offsets, id);
@@ -124,10 +123,14 @@ impl<'a> Vocab<'a> {
         self.kind(id).is_silent()
     }
 
-    /// The token as the file spells it; empty for an id that is none.
+    /// The token's string in the file; empty for an id that is none.
+    pub fn spelled(&self, id: u32) -> &'a [u8] {
+        self.offsets.get(id as usize).map_or(&[], |&at| self.strings.at(at as usize))
+    }
+
+    /// [`Vocab::spelled`] as text.
     pub fn text(&self, id: u32) -> &'a str {
-        let Some(&at) = self.offsets.get(id as usize) else { return "" };
-        core::str::from_utf8(self.strings.at(at as usize)).unwrap_or("") // checked by build
+        core::str::from_utf8(self.spelled(id)).unwrap_or("") // UTF-8, checked by build
     }
 
     /// The bytes behind the token, control tokens included.
