@@ -4,8 +4,12 @@
 //! |---|---|
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
+//! | [`model`] | opening a model and asking the engine |
+//! | [`npy`] | reading the fixtures' arrays |
 //! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
 
 pub mod fill;
+pub mod model;
+pub mod npy;
 pub mod product;
 pub mod sets;

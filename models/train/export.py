@@ -1,0 +1,108 @@
+"""Writes a checkpoint as an I2_S GGUF of architecture bitnet-b1.58.
+
+usage: export.py --checkpoint FILE --tokenizer tokenizer.json --name NAME --out FILE.gguf
+"""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+
+import gguf
+from model import Model, Shape, ternary
+
+ARCHITECTURE = "bitnet-b1.58"
+FILE_TYPE_I2_S = 40
+TOKEN_NORMAL, TOKEN_CONTROL = 1, 3
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}")
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
+
+
+def load(checkpoint, matmul=torch.float32):
+    """The model of a checkpoint that train.py wrote, with its embedding rounded to F16 as in the file."""
+    saved = torch.load(checkpoint)
+    model = Model(Shape(**saved["shape"]), matmul)
+    model.load_state_dict(saved["state"])
+    with torch.no_grad():
+        model.token_embd.copy_(model.token_embd.half().float())
+    return model
+
+
+def model_entries(shape, name):
+    key = ARCHITECTURE
+    return [
+        gguf.entry("general.architecture", gguf.STRING, ARCHITECTURE),
+        gguf.entry("general.name", gguf.STRING, name),
+        gguf.entry("general.license", gguf.STRING, "MIT"),
+        gguf.entry("general.file_type", gguf.U32, FILE_TYPE_I2_S),
+        gguf.entry(f"{key}.vocab_size", gguf.U32, shape.vocab),
+        gguf.entry(f"{key}.context_length", gguf.U32, shape.context),
+        gguf.entry(f"{key}.embedding_length", gguf.U32, shape.hidden),
+        gguf.entry(f"{key}.block_count", gguf.U32, shape.layers),
+        gguf.entry(f"{key}.feed_forward_length", gguf.U32, shape.ffn),
+        gguf.entry(f"{key}.rope.dimension_count", gguf.U32, shape.head_dim),
+        gguf.entry(f"{key}.attention.head_count", gguf.U32, shape.heads),
+        gguf.entry(f"{key}.attention.head_count_kv", gguf.U32, shape.kv_heads),
+        gguf.entry(f"{key}.attention.layer_norm_rms_epsilon", gguf.F32, shape.norm_eps),
+        gguf.entry(f"{key}.rope.freq_base", gguf.F32, shape.rope_theta),
+    ]
+
+
+def tokenizer_entries(path):
+    with open(path) as file:
+        tokenizer = json.load(file)
+    special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    vocabulary = {**{index: token for token, index in tokenizer["model"]["vocab"].items()}, **special}
+    tokens = [vocabulary[index] for index in range(len(vocabulary))]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    kinds = [TOKEN_CONTROL if index in special else TOKEN_NORMAL for index in range(len(tokens))]
+    return [
+        gguf.entry("tokenizer.ggml.model", gguf.STRING, "gpt2"),
+        gguf.entry("tokenizer.ggml.pre", gguf.STRING, "llama-bpe"),
+        gguf.entry("tokenizer.ggml.tokens", gguf.STRING, tokens),
+        gguf.entry("tokenizer.ggml.token_type", gguf.I32, kinds),
+        gguf.entry("tokenizer.ggml.merges", gguf.STRING, merges),
+        gguf.entry("tokenizer.ggml.bos_token_id", gguf.U32, tokens.index("<|begin_of_text|>")),
+        gguf.entry("tokenizer.ggml.eos_token_id", gguf.U32, tokens.index("<|eot_id|>")),
+        gguf.entry("tokenizer.ggml.add_bos_token", gguf.BOOL, True),
+        gguf.entry("tokenizer.chat_template", gguf.STRING, CHAT_TEMPLATE),
+    ]
+
+
+def tensors(model):
+    """(name, shape, type, bytes) of each tensor: embedding F16, norms F32, matrices I2_S."""
+
+    def f32(name, weight):
+        return name, tuple(weight.shape), gguf.TENSOR_F32, weight.numpy().astype("<f4").tobytes()
+
+    embedding = model.token_embd.numpy()
+    rows = [("token_embd.weight", embedding.shape, gguf.TENSOR_F16, embedding.astype("<f2").tobytes())]
+    for index, layer in enumerate(model.blk):
+        rows += [f32(f"blk.{index}.{name}.weight", getattr(layer, name)) for name in NORMS]
+        for name in MATRICES:
+            codes, scale = ternary(getattr(layer, name))
+            data = gguf.i2_s(np.rint(codes.numpy()).astype(np.int8), float(scale))
+            rows.append((f"blk.{index}.{name}.weight", tuple(codes.shape), gguf.TENSOR_I2_S, data))
+    return rows + [f32("output_norm.weight", model.output_norm)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--name", required=True, help="general.name of the file")
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    with torch.no_grad():
+        model = load(args.checkpoint)
+        entries = model_entries(model.shape, args.name) + tokenizer_entries(args.tokenizer)
+        size = gguf.write(args.out, entries, tensors(model))
+    print(f"{args.out}: {size} bytes")
+
+
+if __name__ == "__main__":
+    main()

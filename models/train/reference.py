@@ -1,0 +1,94 @@
+"""Logits of a checkpoint by Hugging Face transformers (float32, eager), as an oracle for the runtime.
+
+usage: reference.py --checkpoint FILE --tokenizer FILE --prompts FILE.jsonl --out FOLDER
+
+Each line of the prompts file is {"prompt": ...}. Writes ref<n>_ids.npy (int32 [tokens], BOS first) and
+ref<n>_logits.npy (float32 [tokens, vocab]), and prints how far the trainer's own forward pass is from them. Values
+that lie on an int8 rounding boundary may fall either way, which moves a logit by up to about 0.1.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # the library compiles its helpers otherwise
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, BitNetConfig
+from transformers.integrations.bitnet import pack_weights
+
+from export import load
+from model import ternary
+
+PROJECTIONS = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+NORMS = {
+    "input_layernorm": "attn_norm", "self_attn.attn_sub_norm": "attn_sub_norm",
+    "post_attention_layernorm": "ffn_norm", "mlp.ffn_sub_norm": "ffn_sub_norm",
+}
+
+
+def save_as_hugging_face(model, folder):
+    """Writes config.json and model.safetensors in the packed layout of the library's offline mode."""
+    tensors = {"model.embed_tokens.weight": model.token_embd, "model.norm.weight": model.output_norm}
+    for index, layer in enumerate(model.blk):
+        prefix = f"model.layers.{index}."
+        for theirs, ours in NORMS.items():
+            tensors[f"{prefix}{theirs}.weight"] = getattr(layer, ours)
+        for theirs, ours in PROJECTIONS.items():
+            codes, scale = ternary(getattr(layer, ours))
+            tensors[f"{prefix}{theirs}.weight"] = pack_weights(codes.round())
+            tensors[f"{prefix}{theirs}.weight_scale"] = scale.reshape(1)
+    shape = model.shape
+    config = BitNetConfig(
+        vocab_size=shape.vocab, hidden_size=shape.hidden, intermediate_size=shape.ffn, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, hidden_act="relu2",
+        max_position_embeddings=shape.context, rms_norm_eps=shape.norm_eps, rope_theta=shape.rope_theta,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=2).to_dict()
+    config["architectures"] = ["BitNetForCausalLM"]
+    config["dtype"] = config["torch_dtype"] = "float32"
+    config["quantization_config"] = {
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline",
+        "modules_to_not_convert": ["lm_head"]}
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump(config, file, default=str)
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--prompts", required=True)
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    torch.set_num_threads(1)
+    tokenizer, model = Tokenizer.from_file(args.tokenizer), load(args.checkpoint)
+    with open(args.prompts) as file:
+        prompts = [json.loads(line)["prompt"] for line in file]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        save_as_hugging_face(model, folder)
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        for index, prompt in enumerate(prompts):
+            ids = torch.tensor([[0] + tokenizer.encode(prompt, add_special_tokens=False).ids])
+            logits = theirs(ids, use_cache=False).logits[0].float()
+            own = model.logits(model.hidden(ids))
+            np.save(f"{args.out}/ref{index}_ids.npy", ids[0].numpy().astype(np.int32))
+            np.save(f"{args.out}/ref{index}_logits.npy", logits.numpy())
+            agree = (own.argmax(-1) == logits.argmax(-1)).float().mean()
+            print(f"prompt {index}: {ids.shape[1]} tokens, largest difference {(own - logits).abs().max():.2e}, "
+                  f"median over tokens {(own - logits).abs().amax(-1).median():.2e}, top-1 agrees {agree:.3f}")
+
+
+if __name__ == "__main__":
+    main()

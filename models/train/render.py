@@ -1,0 +1,91 @@
+"""Turns message templates and description pairs into prompts and answers, differently each time it is asked.
+
+A template is filled in with fresh values and a fresh prefix on every rendering, so the model meets the messages,
+not a fixed set of lines.
+"""
+
+import re
+
+STOP = "<|eot_id|>"
+SUBSYSTEM_PROMPT = "User: Which subsystem does this log line come from?\n{text}<|eot_id|>Assistant: "
+SEVERITY_PROMPT = "User: How severe is this log line?\n{text}<|eot_id|>Assistant: "
+SUMMARY_PROMPT = "User: Summarize in one line.\n{text}<|eot_id|>Assistant: "
+SECTION_PROMPT = "User: What kind of software is this?\n{text}<|eot_id|>Assistant: "
+
+# The letters behind the conversion belong to it only for pointers (`%pM`, `%pOF`).
+CONVERSION = re.compile(r"%[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|z|j|t)?(?:([diouxXcsfeg])|p[a-zA-Z0-9]*)")
+WORDS = (
+    "eth0 wlan0 sda sdb1 mmcblk0 nvme0n1 usb1 main core clk vdd failed disabled tx rx reset dma irq bus port0 "
+    "ttyS0 cpu0 host0 queue enabled read write").split()
+INTEGERS = (-5, -19, -22, -110, -12, 0, 1, 2, 3, 4, 8, 16, 64, 128, 255, 512, 1024, 4096)
+UNSIGNED = (0, 1, 2, 3, 4, 8, 16, 48, 100, 512, 4096)
+DEVICES = "0000:00:1f.2 1-1.4 mmc0:0001 fe300000.mmc soc:codec 0000:01:00.0 3f980000.usb 2-0051 spi0.0".split()
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+HOSTS = "raspberrypi debian edge-01 gateway localhost node3".split()
+
+
+def value_for(kind, rng):
+    """A plausible value for the printf conversion letter `kind` (None for a pointer)."""
+    if kind in ("d", "i"):
+        return str(rng.choice(INTEGERS + (rng.randint(0, 99999),)))
+    if kind == "u":
+        return str(rng.choice(UNSIGNED + (rng.randint(0, 999999),)))
+    if kind in ("x", "X", "o"):
+        return f"{rng.randint(0, 1 << rng.choice([4, 8, 16, 32])):x}"
+    if kind == "c":
+        return rng.choice("abcdXY01")
+    if kind == "s":
+        return rng.choice(WORDS)
+    if kind is None:
+        return f"{rng.getrandbits(64):016x}" if rng.random() < 0.5 else f"{rng.getrandbits(32):08x}"
+    return f"{rng.uniform(0, 100):.1f}"
+
+
+def message(template, rng):
+    filled = CONVERSION.sub(lambda found: value_for(found.group(1), rng), template.replace("%%", "\0"))
+    return filled.replace("\0", "%")
+
+
+def prefix(driver, rng):
+    """What a log daemon or the kernel puts before a message: nothing, the driver, its device, a time."""
+    kernel_time = f"[{rng.randint(0, 99999):5d}.{rng.randint(0, 999999):06d}]"
+    form = rng.randrange(11)
+    if form < 2:
+        return ""
+    if form < 4:
+        return f"{driver}: "
+    if form < 6:
+        return f"{driver} {rng.choice(DEVICES)}: "
+    if form < 8:
+        return f"{kernel_time} {driver}: "
+    if form < 10:
+        return f"kernel: {driver}: "
+    clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}:{rng.randint(0, 59):02d}"
+    when = f"{rng.choice(MONTHS)} {rng.randint(1, 31):2d} {clock} {rng.choice(HOSTS)} kernel: {kernel_time}"
+    return f"{when} {driver}{rng.choice(['', ' ' + rng.choice(DEVICES)])}: "
+
+
+def log_example(log, evaluation, rng):
+    """(prompt, answer) for a template, or None where the rendering happens to be an evaluation text."""
+    text = prefix(log["driver"], rng) + message(log["template"], rng)
+    if evaluation.has(text):
+        return None
+    if log["severity"] and rng.random() < 0.5:
+        return SEVERITY_PROMPT.format(text=text), log["severity"]
+    return SUBSYSTEM_PROMPT.format(text=text), log["subsystem"]
+
+
+def shortened(text, rng):
+    """Mostly the text; sometimes only its first sentences, so that length says nothing about the summary."""
+    ends = [found.start() + 1 for found in re.finditer(r"[.!?] [A-Z]", text) if found.start() > 80]
+    return text[:rng.choice(ends)] if ends and rng.random() < 0.3 else text
+
+
+def pair_example(pair, evaluation, rng):
+    """(prompt, answer) for a description: its summary, now and then the archive section."""
+    text = shortened(pair["text"], rng)
+    if evaluation.has(text):
+        return None
+    if pair["section"] and rng.random() < 0.1:
+        return SECTION_PROMPT.format(text=text), pair["section"]
+    return SUMMARY_PROMPT.format(text=text), pair["summary"]

@@ -1,0 +1,451 @@
+//! Requests in slots, one batched step at a time.
+//!
+//! A step takes one row of every request that is generating, then fills up with rows of prompts and label tries, and
+//! reads every weight once for all of them. Between steps requests may come and go. Nothing is allocated after
+//! [`Engine::new`]: a request that does not fit is refused, and one that was taken has all it needs.
+
+mod request;
+mod slot;
+
+use bytemuck::{Pod, Zeroable};
+use tern_kernels::KernelSet;
+
+use crate::arena::Arena;
+use crate::error::LoadError;
+use crate::forward::{Machine, Row, Workspace};
+use crate::gguf::Gguf;
+use crate::head;
+use crate::kv_cache::{KvCache, MAX_SLOTS};
+use crate::model::Model;
+use crate::parallel::Exec;
+use crate::plan::{MemoryPlan, Options};
+use crate::sampler::{Candidate, sample};
+use crate::tokenizer::{EncodeError, Special, Tokenizer};
+use crate::trie::{MAX_DEPTH, Node, Trie};
+
+pub use request::{Event, Finish, Goal, Phase, Piece, Refusal, Request, Share, Usage};
+use slot::{Live, Slot, Work};
+
+/// Rows of logits that a step gives to requests for logits, beside those of generating ones.
+pub(crate) const LOGIT_CHUNK: usize = 8;
+
+/// A row whose hidden state is wanted, and by whom.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Want {
+    row: u32,
+    slot: u32,
+    /// [`WANT_LOGITS`], or the trie node that the row stands for.
+    node: u32,
+}
+
+/// A want for logits over the whole vocabulary.
+const WANT_LOGITS: u32 = u32::MAX;
+
+/// What a step did.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// One entry a request that took part.
+    pub shares: heapless::Vec<Share, MAX_SLOTS>,
+}
+
+impl Step {
+    /// Rows of the whole step; 0 if there was nothing to do.
+    pub fn rows(&self) -> usize {
+        self.shares.iter().map(|share| share.rows).sum()
+    }
+}
+
+/// A model ready to serve.
+pub struct Engine<'a> {
+    model: Model<'a>,
+    tokenizer: Tokenizer<'a>,
+    machine: Machine<'a>,
+    options: Options,
+    cache: KvCache<'a>,
+    work: Workspace<'a>,
+    slots: heapless::Vec<Slot<'a>, MAX_SLOTS>,
+    /// Where the next step starts to look, so that no slot is always last.
+    turn: usize,
+    encode_scratch: &'a mut [u32],
+    rows: &'a mut [Row],
+    branches: &'a mut [u32],
+    wants: &'a mut [Want],
+    /// `[logit rows, vocab]`.
+    logits: &'a mut [f32],
+    /// Final hidden states of the rows that want logits, `[rows, hidden]`.
+    states: &'a mut [f32],
+    /// One widened row of the head.
+    wide: &'a mut [f32],
+    candidates: &'a mut [Candidate],
+    probabilities: &'a mut [f32],
+}
+
+impl core::fmt::Debug for Engine<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Engine").field("config", &self.model.config).finish_non_exhaustive()
+    }
+}
+
+/// Rows collected for a step.
+#[derive(Default)]
+struct Batch {
+    rows: usize,
+    branches: usize,
+    wants: usize,
+    logit_rows: usize,
+    logit_chunk: usize,
+    step: Step,
+}
+
+/// The token that ends a turn of the model: `<|eot_id|>` where there is one, else the first of its stop tokens.
+fn end_token(tokenizer: &Tokenizer<'_>) -> Option<u32> {
+    let stops = tokenizer.stop_tokens();
+    stops.iter().find(|id| tokenizer.token_text(**id) == "<|eot_id|>").or(stops.first()).copied()
+}
+
+impl<'a> Engine<'a> {
+    /// Loads the model in `gguf` as planned, into `memory` of at least [`MemoryPlan::total_bytes`].
+    ///
+    /// # Errors
+    /// If a tensor is unusable or `memory` is too small.
+    pub fn new(
+        gguf: &Gguf<'a>,
+        plan: &MemoryPlan,
+        set: &'static KernelSet,
+        exec: &'a dyn Exec,
+        memory: &'a mut [u8],
+    ) -> Result<Self, LoadError> {
+        let MemoryPlan { config, options, .. } = *plan;
+        let mut arena = Arena::new(memory);
+        let model = Model::load(gguf, config, set, &mut arena)?;
+        let tables = arena.take(plan.tokenizer.table_words())?;
+        let tokenizer = Tokenizer::build(gguf, plan.tokenizer, tables)?;
+        let pool = arena.take(plan.kv.pool_bytes().ok_or(LoadError::PlanOverflow)?)?;
+        let cache = KvCache::new(plan.kv, pool, arena.take(plan.kv.table_words())?);
+        let work = Workspace::new(&config, &plan.work, &mut arena)?;
+        let rows = options.batch_rows;
+        let (logits, states) =
+            (arena.take(plan.logit_rows() * config.vocab)?, arena.take(rows * config.hidden)?);
+        let (wide, candidates) = (arena.take(config.hidden)?, arena.take(config.vocab)?);
+        let mut slots = heapless::Vec::new();
+        for _ in 0..options.slots {
+            let slot = Slot {
+                tokens: arena.take(options.context_tokens)?,
+                trie: Trie::new(arena.take::<Node>(options.label_tokens)?),
+                cells: arena.take(options.label_tokens)?,
+                live: None,
+            };
+            // Cannot be full: `Options::check` bounds the number of slots.
+            let _ = slots.push(slot);
+        }
+        Ok(Engine {
+            model,
+            tokenizer,
+            machine: Machine { set, exec },
+            options,
+            cache,
+            work,
+            slots,
+            turn: 0,
+            probabilities: arena.take(options.labels)?,
+            rows: arena.take(rows)?,
+            branches: arena.take(rows * MAX_DEPTH)?,
+            wants: arena.take(rows)?,
+            encode_scratch: arena.take(Tokenizer::scratch_words(options.prompt_bytes))?,
+            logits,
+            states,
+            wide,
+            candidates,
+        })
+    }
+
+    /// The loaded model.
+    pub fn model(&self) -> &Model<'a> {
+        &self.model
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer<'a> {
+        &self.tokenizer
+    }
+
+    /// What the engine was made for.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Live requests.
+    pub fn live(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.live.is_some()).count()
+    }
+
+    /// Takes a request, or says why not; a refused request leaves no trace.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] may pass; every other refusal is final for this request.
+    pub fn submit(&mut self, request: &Request<'_>) -> Result<(), Refusal> {
+        let free = self.slots.iter().position(|slot| slot.live.is_none());
+        let index = free.ok_or(Refusal::Busy { pages: None })?;
+        let prompt = self.encode_prompt(index, request.prompt)?;
+        let Self { slots, tokenizer, encode_scratch, .. } = self;
+        let slot = &mut slots[index];
+        let (work, cells) = slot.prepare(&request.goal, prompt, self.options.labels, |trie, text| {
+            let end = end_token(tokenizer).ok_or(Refusal::NoEndToken)?;
+            let mut tokens = [0u32; MAX_DEPTH];
+            let count = tokenizer.encode(text, Special::Plain, encode_scratch, &mut tokens);
+            // A label that does not fit its buffer is too long for the trie anyway, which says so.
+            let count = count.unwrap_or(MAX_DEPTH);
+            Ok(trie.insert(&tokens[..count], end)?)
+        })?;
+        self.cache.reserve(index, cells).map_err(|pages| Refusal::Busy { pages: Some(pages) })?;
+        let usage = Usage { prompt_tokens: prompt, ..Usage::default() };
+        slot.live = Some(Live { key: request.key, work, known: prompt, done: 0, label_rows_done: 0, usage });
+        Ok(())
+    }
+
+    /// Ends the request with this key without another event; says whether there was one.
+    pub fn cancel(&mut self, key: u64) -> bool {
+        let found = self.slots.iter().position(|slot| slot.live.as_ref().is_some_and(|live| live.key == key));
+        if let Some(index) = found {
+            self.free(index);
+        }
+        found.is_some()
+    }
+
+    fn free(&mut self, index: usize) {
+        self.slots[index].live = None;
+        self.cache.release(index);
+    }
+
+    /// Puts the prompt's tokens into a slot and returns how many there are.
+    fn encode_prompt(&mut self, index: usize, pieces: &[Piece<'_>]) -> Result<usize, Refusal> {
+        let Self { slots, tokenizer, encode_scratch, options, model, .. } = self;
+        let (tokens, vocab) = (&mut slots[index].tokens, model.config.vocab);
+        let mut needed = 0;
+        for piece in pieces {
+            let room = needed.min(tokens.len());
+            match *piece {
+                Piece::Token(id) if id as usize >= vocab => return Err(Refusal::UnknownToken { id, vocab }),
+                Piece::Token(id) => {
+                    if let Some(place) = tokens[room..].first_mut() {
+                        *place = id;
+                    }
+                    needed += 1;
+                }
+                Piece::Text(text) => {
+                    let most_bytes = options.prompt_bytes;
+                    if text.len() > most_bytes {
+                        return Err(Refusal::PromptTooLong { bytes: text.len(), most_bytes });
+                    }
+                    needed +=
+                        match tokenizer.encode(text, Special::Plain, encode_scratch, &mut tokens[room..]) {
+                            Ok(count) => count,
+                            Err(EncodeError::TooLong { needed_tokens, .. }) => needed_tokens,
+                            Err(_) => return Err(Refusal::PromptTooLong { bytes: text.len(), most_bytes }),
+                        };
+                }
+            }
+        }
+        let context_tokens = tokens.len();
+        match needed {
+            0 => Err(Refusal::EmptyPrompt),
+            prompt_tokens if prompt_tokens > context_tokens => {
+                Err(Refusal::ContextOverflow { prompt_tokens, max_tokens: 0, context_tokens })
+            }
+            prompt_tokens => Ok(prompt_tokens),
+        }
+    }
+
+    /// Runs one step and reports what came of it; does nothing if no request is live.
+    pub fn step(&mut self, mut events: impl FnMut(u64, Event<'_>)) -> Step {
+        let batch = self.collect();
+        if batch.rows == 0 {
+            return batch.step;
+        }
+        let (rows, branches) = (&self.rows[..batch.rows], &self.branches[..batch.branches]);
+        self.work.run(self.machine, &self.model, &mut self.cache, rows, branches);
+        self.compute_logits(&batch);
+        let mut logit_row = 0;
+        for want in 0..batch.wants {
+            let Want { row, slot, node } = self.wants[want];
+            if node == WANT_LOGITS {
+                self.deliver_logits(slot as usize, row, logit_row, &mut events);
+                logit_row += 1;
+            } else {
+                self.weigh_labels(slot as usize, row, node);
+            }
+        }
+        for index in 0..self.slots.len() {
+            self.finish_complete(index, &mut events);
+        }
+        self.turn = (self.turn + 1) % self.slots.len();
+        batch.step
+    }
+
+    /// Chooses the rows of the next step: decoding requests first, then prompts and label tries in turn.
+    fn collect(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let (slots, turn) = (self.slots.len(), self.turn);
+        for decoding in [true, false] {
+            for index in (0..slots).map(|i| (turn + i) % slots) {
+                if self.slots[index].live.as_ref().is_some_and(|live| live.decoding() == decoding) {
+                    self.collect_rows(index, &mut batch);
+                }
+            }
+        }
+        batch
+    }
+
+    /// Adds what fits of one request.
+    fn collect_rows(&mut self, index: usize, batch: &mut Batch) {
+        let slot = &mut self.slots[index];
+        let Some(mut live) = slot.live.take() else { return };
+        let first = batch.rows;
+        let phase = if live.decoding() { Phase::Decode } else { Phase::Prefill };
+        let logit_rows_before = batch.logit_rows;
+        let mut budget = self.rows.len() - batch.rows;
+        if matches!(live.work, Work::Logits) {
+            budget = budget.min(LOGIT_CHUNK - batch.logit_chunk);
+        }
+        while live.done < live.known && batch.rows - first < budget {
+            let last = live.done + 1 == live.known;
+            let node = match live.work {
+                Work::Logits => Some(WANT_LOGITS),
+                Work::Generate(_) if last => Some(WANT_LOGITS),
+                Work::Choose if last => Some(0),
+                _ => None,
+            };
+            if let Some(node) = node {
+                self.wants[batch.wants] = Want { row: batch.rows as u32, slot: index as u32, node };
+                batch.wants += 1;
+                batch.logit_rows += usize::from(node == WANT_LOGITS);
+                batch.logit_chunk += usize::from(matches!(live.work, Work::Logits));
+            }
+            self.rows[batch.rows] = slot.text_row(index, live.done);
+            batch.rows += 1;
+            live.done += 1;
+        }
+        if matches!(live.work, Work::Choose) && live.done == live.known {
+            for node in slot.trie.rows().skip(live.label_rows_done) {
+                if batch.rows == self.rows.len() {
+                    break;
+                }
+                let row = slot.label_row(index, live.known, node, self.branches, batch.branches);
+                self.wants[batch.wants] = Want { row: batch.rows as u32, slot: index as u32, node };
+                batch.wants += 1;
+                batch.branches += row.branch_len as usize;
+                self.rows[batch.rows] = row;
+                batch.rows += 1;
+                live.label_rows_done += 1;
+            }
+        }
+        let rows = batch.rows - first;
+        if rows > 0 {
+            let heads = batch.logit_rows - logit_rows_before;
+            let config = &self.model.config;
+            let work = rows * config.ternary_weights() + heads * config.vocab * config.hidden;
+            // One entry a slot at most, so it cannot be full.
+            let _ = batch.step.shares.push(Share { key: live.key, phase, rows, work: work as u64 });
+        }
+        slot.live = Some(live);
+    }
+
+    /// Logits of every row that wants them, in the order of the wants.
+    fn compute_logits(&mut self, batch: &Batch) {
+        let (hidden, vocab) = (self.model.config.hidden, self.model.config.vocab);
+        let wants = self.wants[..batch.wants].iter().filter(|want| want.node == WANT_LOGITS);
+        for (want, state) in wants.zip(self.states.chunks_exact_mut(hidden)) {
+            self.work.output(self.machine.set, &self.model, want.row as usize, state);
+        }
+        let (states, logits) =
+            (&self.states[..batch.logit_rows * hidden], &mut self.logits[..batch.logit_rows * vocab]);
+        if batch.logit_rows > 0 {
+            head::logits(self.machine, self.work.scratch, &self.model.head, states, logits);
+        }
+    }
+
+    /// Uses one row of logits: reports it, or chooses the next token.
+    fn deliver_logits(
+        &mut self,
+        index: usize,
+        row: u32,
+        logit_row: usize,
+        events: &mut impl FnMut(u64, Event<'_>),
+    ) {
+        let vocab = self.model.config.vocab;
+        let logits = &mut self.logits[logit_row * vocab..(logit_row + 1) * vocab];
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        let key = live.key;
+        let Work::Generate(generation) = &mut live.work else {
+            let position = self.rows[row as usize].position as usize;
+            events(key, Event::Logits { position, logits });
+            return;
+        };
+        let history = &slot.tokens[..live.known];
+        let id = sample(&generation.sampling, &mut generation.rng, logits, history, self.candidates);
+        let text = &mut generation.text;
+        let mut finish = None;
+        if !generation.ignore_stop_tokens && self.tokenizer.stop_tokens().contains(&id) {
+            finish = Some(Finish::StopToken);
+        } else {
+            live.usage.generated_tokens += 1;
+            events(key, Event::Token { id });
+            if text.push(self.tokenizer.token_bytes(id), |text| events(key, Event::Text(text))) {
+                finish = Some(Finish::StopString);
+            } else if live.usage.generated_tokens == generation.limit {
+                finish = Some(generation.at_limit);
+            } else {
+                slot.tokens[live.known] = id;
+                live.known += 1;
+            }
+        }
+        if let Some(reason) = finish {
+            if reason != Finish::StopString {
+                text.finish(|text| events(key, Event::Text(text)));
+            }
+            let usage = live.usage;
+            self.free(index);
+            events(key, Event::Finished { reason, usage });
+        }
+    }
+
+    /// Weighs the children of a trie node by the hidden state of its row.
+    fn weigh_labels(&mut self, index: usize, row: u32, node: u32) {
+        let Self { slots, work, machine, model, states, wide, .. } = self;
+        let trie = &mut slots[index].trie;
+        if !trie.branches(node) {
+            trie.pass_on(node);
+            return;
+        }
+        let state = &mut states[..model.config.hidden];
+        work.output(machine.set, model, row as usize, state);
+        trie.share(node, |token| head::logit(machine.set, &model.head, state, token as usize, wide));
+    }
+
+    /// Ends a decision or a request for logits that has nothing left to run.
+    fn finish_complete(&mut self, index: usize, events: &mut impl FnMut(u64, Event<'_>)) {
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        if live.done < live.known {
+            return;
+        }
+        let (key, mut usage) = (live.key, live.usage);
+        match live.work {
+            Work::Generate(_) => return,
+            Work::Logits => {}
+            Work::Choose => {
+                if slot.trie.rows().nth(live.label_rows_done).is_some() {
+                    return;
+                }
+                usage.label_rows = live.label_rows_done;
+                let probabilities = &mut self.probabilities[..slot.trie.labels()];
+                slot.trie.probabilities(probabilities);
+                events(key, Event::Decided { probabilities });
+            }
+        }
+        self.free(index);
+        events(key, Event::Finished { reason: Finish::Complete, usage });
+    }
+}

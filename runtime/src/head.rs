@@ -1,0 +1,68 @@
+//! Hidden states to logits, for the whole vocabulary or for a few of its rows.
+
+use bytemuck::cast_slice_mut;
+use tern_kernels::KernelSet;
+
+use crate::forward::Machine;
+use crate::model::{Dense, DenseData};
+use crate::parallel;
+
+/// Rows of the head that one task computes.
+const TILE_ROWS: usize = 256;
+
+/// `logits[t] = head . states[t]` with `states: [n, hidden]` and `logits: [n, vocab]`.
+///
+/// `scratch` must hold `hidden` values of binary32 a worker.
+pub fn logits(
+    machine: Machine<'_>,
+    scratch: &mut [u64],
+    head: &Dense<'_>,
+    states: &[f32],
+    logits: &mut [f32],
+) {
+    let range = |item: usize| item * TILE_ROWS..(item * TILE_ROWS + TILE_ROWS).min(head.rows);
+    let items = head.rows.div_ceil(TILE_ROWS);
+    let cols = head.cols;
+    let out = (logits, head.rows);
+    parallel::stripes(machine.exec, scratch, out, items, range, |scratch, item, mut stripe| {
+        let rows = range(item);
+        let span = rows.start * cols..rows.end * cols;
+        match head.data {
+            DenseData::F32(values) => {
+                for (t, state) in states.chunks_exact(cols).enumerate() {
+                    machine.set.matvec_f32(&values[span.clone()], state, stripe.row(t));
+                }
+            }
+            DenseData::F16(values) => {
+                for (t, state) in states.chunks_exact(cols).enumerate() {
+                    machine.set.matvec_f16(&values[span.clone()], state, stripe.row(t));
+                }
+            }
+            DenseData::Blocks(_) => {
+                // Widened once for all states.
+                let wide = &mut cast_slice_mut::<u64, f32>(scratch)[..cols];
+                for (i, row) in rows.enumerate() {
+                    head.row_into(row, wide);
+                    for (t, state) in states.chunks_exact(cols).enumerate() {
+                        machine.set.matvec_f32(wide, state, &mut stripe.row(t)[i..i + 1]);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// The logit of one token, the same bits as [`logits`] gives it; `wide: [hidden]` is working memory.
+pub fn logit(set: &KernelSet, head: &Dense<'_>, state: &[f32], token: usize, wide: &mut [f32]) -> f32 {
+    let mut out = [0.0];
+    let span = token * head.cols..(token + 1) * head.cols;
+    match head.data {
+        DenseData::F32(values) => set.matvec_f32(&values[span], state, &mut out),
+        DenseData::F16(values) => set.matvec_f16(&values[span], state, &mut out),
+        DenseData::Blocks(_) => {
+            head.row_into(token, wide);
+            set.matvec_f32(wide, state, &mut out);
+        }
+    }
+    out[0]
+}

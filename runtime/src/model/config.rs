@@ -1,0 +1,153 @@
+//! The shape of a model, read from the file's metadata and checked against itself.
+
+use crate::error::LoadError;
+use crate::gguf::{Gguf, optional};
+
+/// Architectures of this build: both are the BitNet b1.58 2B4T graph (squared ReLU, sub-norms), the second under the
+/// name of its first upload.
+pub const ARCHITECTURES: [&str; 2] = ["bitnet-b1.58", "bitnet-25"];
+
+/// The most layers of a model; a weight table of this length is part of it.
+pub const MAX_LAYERS: usize = 128;
+
+/// The shape of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Positions the model was made for.
+    pub context: usize,
+    /// Values of a hidden state.
+    pub hidden: usize,
+    /// Values between the two halves of a feed-forward block.
+    pub ffn: usize,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// Base of the rotary angles.
+    pub rope_theta: f32,
+    /// Added to the mean square before its root.
+    pub rms_eps: f32,
+}
+
+impl Config {
+    /// Reads and checks the metadata.
+    ///
+    /// # Errors
+    /// If the architecture is another one, a key is missing or mistyped, or numbers contradict each other.
+    pub fn read(gguf: &Gguf<'_>) -> Result<Self, LoadError> {
+        let arch = gguf.architecture()?;
+        if !ARCHITECTURES.contains(&arch) {
+            return Err(LoadError::Architecture { found: arch.into() });
+        }
+        let number = |suffix, most: u64, expected| -> Result<usize, LoadError> {
+            let key = gguf.arch_key(suffix)?;
+            let found = gguf.u64(key.as_str())?;
+            if found == 0 || found > most {
+                return Err(LoadError::KeyRange {
+                    key: key.as_str().into(),
+                    found: i64::try_from(found).unwrap_or(i64::MAX),
+                    expected,
+                });
+            }
+            Ok(found as usize)
+        };
+        let hidden = number("embedding_length", 1 << 16, "1 to 65536")?;
+        let heads = number("attention.head_count", 1 << 10, "1 to 1024")?;
+        let kv_heads = match optional(number("attention.head_count_kv", 1 << 10, "1 to 1024"))? {
+            Some(kv_heads) => kv_heads,
+            None => heads,
+        };
+        let head_dim = match optional(number("rope.dimension_count", 1 << 10, "1 to 1024"))? {
+            Some(head_dim) => head_dim,
+            None => hidden / heads,
+        };
+        let config = Config {
+            vocab: gguf.strings("tokenizer.ggml.tokens")?.len(),
+            context: number("context_length", 1 << 24, "1 to 16777216")?,
+            hidden,
+            ffn: number("feed_forward_length", 1 << 18, "1 to 262144")?,
+            layers: number("block_count", MAX_LAYERS as u64, "1 to 128")?,
+            heads,
+            kv_heads,
+            head_dim,
+            rope_theta: positive(gguf, "rope.freq_base", Some(10_000.0))?,
+            rms_eps: positive(gguf, "attention.layer_norm_rms_epsilon", None)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Values of all query heads of a token.
+    pub const fn q_dim(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Values of all key (or value) heads of a token.
+    pub const fn kv_dim(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Ternary weights of the whole model.
+    pub const fn ternary_weights(&self) -> usize {
+        let attention = self.hidden * (2 * self.q_dim() + 2 * self.kv_dim());
+        self.layers * (attention + 3 * self.hidden * self.ffn)
+    }
+
+    /// Relations between numbers, each with the sentence that says what is wrong.
+    fn check(&self) -> Result<(), LoadError> {
+        let Config { hidden, ffn, heads, kv_heads, head_dim, .. } = *self;
+        let rules: [(bool, &'static str, usize, usize); 6] = [
+            (
+                heads.is_multiple_of(kv_heads),
+                "query heads are not a multiple of key/value heads",
+                heads,
+                kv_heads,
+            ),
+            (head_dim.is_multiple_of(2), "the rotary embedding needs an even head size", head_dim, 2),
+            (
+                heads * head_dim == hidden,
+                "heads times head size is not the hidden size",
+                heads * head_dim,
+                hidden,
+            ),
+            (
+                hidden.is_multiple_of(128),
+                "the hidden size is not a multiple of the 128-weight block",
+                hidden,
+                128,
+            ),
+            (
+                ffn.is_multiple_of(128),
+                "the feed-forward size is not a multiple of the 128-weight block",
+                ffn,
+                128,
+            ),
+            (self.vocab > 0, "the vocabulary is empty", self.vocab, 1),
+        ];
+        match rules.into_iter().find(|(ok, ..)| !ok) {
+            Some((_, rule, found, against)) => Err(LoadError::Inconsistent { rule, found, against }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A finite number above 0.
+fn positive(gguf: &Gguf<'_>, suffix: &'static str, default: Option<f32>) -> Result<f32, LoadError> {
+    let key = gguf.arch_key(suffix)?;
+    let found = match (optional(gguf.f32(key.as_str()))?, default) {
+        (Some(found), _) => found,
+        (None, Some(default)) => default,
+        (None, None) => return Err(LoadError::KeyMissing { key: key.as_str().into() }),
+    };
+    if found.is_finite() && found > 0.0 {
+        Ok(found)
+    } else {
+        Err(LoadError::NotFinite { what: key.as_str().into() })
+    }
+}
