@@ -261,6 +261,14 @@ mod tests {
     }
 
     #[test]
+    fn the_family_that_wrote_cpuinfo_is_told_by_its_own_fields() {
+        assert_eq!(arch_of("processor\t: 0\nCPU implementer\t: 0x41\n"), Some("aarch64"));
+        assert_eq!(arch_of("processor\t: 0\nvendor_id\t: AuthenticAMD\n"), Some("x86_64"));
+        assert_eq!(arch_of("vendor_id       : IBM/S390\n"), None);
+        assert_eq!(arch_of(""), None);
+    }
+
+    #[test]
     fn this_machine_has_cores_and_is_read_without_a_guess() {
         let cpu = Cpu::detect(&Root::new("/"));
         assert_eq!(cpu.arch, std::env::consts::ARCH);

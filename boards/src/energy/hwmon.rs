@@ -100,7 +100,8 @@ pub fn channels(root: &Root) -> Vec<Channel> {
         if let Some(file) = single {
             let path = format!("{folder}/{file}");
             let kind = if file.starts_with("energy") { Kind::Energy { path } } else { Kind::Power { path } };
-            let label = root.read(&format!("{folder}/{}_label", &file[..file.len() - "_input".len()])).ok();
+            let stem = file.split_once('_').map_or(*file, |(stem, _)| stem);
+            let label = root.read(&format!("{folder}/{stem}_label")).ok();
             found.push(Channel { folder, chip: name, label, kind });
             continue;
         }
@@ -227,5 +228,47 @@ impl Meter for Hwmon {
                 Ok(Sample { at: now, energy_uj: total.add(now, value), readings: total.readings() })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chip_with_averages_only_is_read_and_its_label_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let chip = dir.path().join("sys/class/hwmon/hwmon7");
+        std::fs::create_dir_all(&chip).unwrap();
+        for (file, text) in
+            [("name", "ina260\n"), ("power1_average", "2500000\n"), ("power1_label", "input\n")]
+        {
+            std::fs::write(chip.join(file), text).unwrap();
+        }
+        let root = Root::new(dir.path());
+        let [channel] = channels(&root).try_into().expect("one channel");
+        assert_eq!(channel.describe(), "ina260 input");
+        let mut meter = Hwmon::open(&root, channel, Scope::BoardDc).unwrap();
+        meter.sample(Duration::ZERO).unwrap();
+        assert_eq!(meter.sample(Duration::from_secs(1)).unwrap().energy_uj, 2_500_000);
+    }
+
+    #[test]
+    fn a_bus_that_is_not_wired_or_a_chip_of_another_kind_is_no_channel() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join("sys/class/hwmon").join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("hwmon0/name", "nvme\n");
+        put("hwmon0/power1_input", "1\n");
+        put("hwmon1/name", "ina3221\n");
+        for (file, text) in
+            [("in1_label", "NC"), ("in1_input", "0"), ("curr1_input", "0"), ("in2_input", "12000")]
+        {
+            put(&format!("hwmon1/{file}"), text);
+        }
+        assert_eq!(channels(&Root::new(dir.path())), []);
     }
 }

@@ -79,6 +79,9 @@ const MIN_IDLE: Duration = Duration::from_secs(1);
 const MIN_QUANTA: u64 = 10;
 
 /// The accounts of all requests in flight, and the meter behind them.
+///
+/// An account opens with a request's first share and lives until [`Ledger::finish`], so each request must be finished,
+/// cancelled ones too.
 pub struct Ledger {
     meter: Option<Box<dyn Meter>>,
     last: Option<Sample>,
@@ -144,8 +147,11 @@ impl Ledger {
         }
     }
 
-    /// Marks the start of an engine step at `now`.
+    /// Marks the start of an engine step at `now`. A step that was begun and never ended served nobody: it is idle.
     pub fn begin_step(&mut self, now: Duration) {
+        if self.step_began.is_some() {
+            self.end_step(now, &[]);
+        }
         self.tick(now);
         self.step_began = Some(now);
     }

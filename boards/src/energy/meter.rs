@@ -10,6 +10,7 @@ use crate::root::{ReadCause, ReadError};
 /// How joules were obtained, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Method {
     /// A hardware counter of energy: no sampling error.
     EnergyCounter,

@@ -16,8 +16,8 @@ use crate::root::Root;
 const FOLDER: &str = "/sys/class/powercap";
 
 /// How an operator lets the daemon read the counters.
-pub const GRANT: &str = "grant it with a line `z /sys/class/powercap/intel-rapl:*/energy_uj 0440 root tern - -` \
-                         in /etc/tmpfiles.d/tern.conf (the group of the service), or run this command as root";
+pub const GRANT: &str = "grant it with a line `z /sys/devices/virtual/powercap/intel-rapl/intel-rapl:*/energy_uj \
+                         0440 root tern - -` in /etc/tmpfiles.d/tern.conf (with the service's group), or run this command as root";
 
 /// RAPL against a wall meter, package only: within a few per cent on Haswell and later (Khan et al., "RAPL in
 /// Action", ACM ToMPECS 3(2), 2018).

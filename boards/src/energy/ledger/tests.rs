@@ -172,6 +172,17 @@ fn requests_that_took_no_step_and_steps_that_were_never_begun_claim_nothing() {
 }
 
 #[test]
+fn a_step_that_was_never_ended_is_idle_and_not_charged_to_the_next() {
+    let mut ledger = ledger([Raw(0), Raw(10), Raw(500), Raw(500), Raw(600)]);
+    ledger.begin_step(ms(1));
+    ledger.begin_step(ms(2));
+    ledger.end_step(ms(3), &[share(1, Prefill, 1)]);
+    assert_eq!(ledger.finish(1, completed(1, 0)).joules, Some(100e-6));
+    let totals = ledger.totals().unwrap();
+    assert_eq!((totals.idle_uj, totals.requests_uj, totals.counter_uj), (500, 100, 600));
+}
+
+#[test]
 fn remainders_go_to_the_largest_and_zero_weights_get_nothing() {
     let shares = [share(1, Decode, 1), share(2, Decode, 1), share(3, Decode, 1)];
     assert_eq!(split(10, &shares), [4, 3, 3]);
