@@ -1,0 +1,62 @@
+//! Where a model is looked for when none is named.
+
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+
+/// Environment variable that names the default model file.
+pub const MODEL_VARIABLE: &str = "TERN_MODEL";
+
+/// The bundled model.
+const BUNDLED: &str = "tern-log-4m-i2_s.gguf";
+
+/// Where packages put models.
+const SYSTEM_FOLDERS: [&str; 2] = ["/usr/share/tern/models", "/usr/lib/tern/models"];
+
+/// The file that `$TERN_MODEL` names, else the bundled model: in a folder `models` beside the program or above it (a
+/// build in the repository), in the repository the program was built from, or where packages put models.
+///
+/// # Errors
+/// [`OpenError::NoDefault`] with every place that was looked at. A file that `$TERN_MODEL` names is not looked at here.
+pub fn default_model() -> Result<PathBuf, OpenError> {
+    if let Some(named) = std::env::var_os(MODEL_VARIABLE).filter(|named| !named.is_empty()) {
+        return Ok(named.into());
+    }
+    let looked_at = places(std::env::current_exe().ok().as_deref());
+    match looked_at.iter().find(|place| place.is_file()) {
+        Some(place) => Ok(place.clone()),
+        None => Err(OpenError::NoDefault { looked_at }),
+    }
+}
+
+/// Every place of the bundled model, in the order in which it is looked for.
+fn places(program: Option<&Path>) -> Vec<PathBuf> {
+    // target/release/tern is three levels below the repository, a cross-compiled build or a test one more.
+    let above = program.into_iter().flat_map(|program| program.ancestors().skip(1).take(4));
+    let folders = above
+        .map(|folder| folder.join("models"))
+        .chain([Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("models")])
+        .chain(SYSTEM_FOLDERS.map(PathBuf::from));
+    let mut places: Vec<PathBuf> = Vec::new();
+    for place in folders.map(|folder| folder.join(BUNDLED)) {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_in_the_repository_finds_the_repositorys_model() {
+        let found = places(Some(Path::new("/home/u/tern/target/release/tern")));
+        let expected = Path::new("/home/u/tern/models").join(BUNDLED);
+        assert!(found.contains(&expected), "{found:?}");
+        assert!(found.iter().all(|place| place.is_absolute()), "{found:?}");
+        assert_eq!(found.last().and_then(|place| place.parent()), Some(Path::new("/usr/lib/tern/models")));
+        assert!(places(None).len() >= SYSTEM_FOLDERS.len());
+    }
+}

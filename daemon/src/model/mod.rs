@@ -1,0 +1,331 @@
+//! Opening a model for use: find the file, map it, plan its memory, check that it fits, start the workers, load.
+//!
+//! Everything is borrowed from this function's stack, so an engine lives inside a closure:
+//!
+//! ```no_run
+//! use tern::model::{ModelChoice, with_engine};
+//! let layers = with_engine(&ModelChoice::default(), |engine, opened| {
+//!     println!("{} on {} threads", opened.title(), opened.threads);
+//!     engine.model().config.layers
+//! })?;
+//! # Ok::<(), tern::model::OpenError>(())
+//! ```
+
+mod error;
+mod find;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tern_boards::{Board, Cpu, Knobs, Root, kernel_sets, recommended_threads, select};
+use tern_kernels::KernelSet;
+use tern_runtime::engine::Engine;
+use tern_runtime::gguf::Gguf;
+use tern_runtime::kv_cache::KvType;
+use tern_runtime::map::MappedFile;
+use tern_runtime::model::Config;
+use tern_runtime::plan::{MemoryPlan, Options};
+use tern_runtime::pool::Pool;
+
+pub use error::OpenError;
+pub use find::{MODEL_VARIABLE, default_model};
+
+/// More worker threads than this help no machine Tern is made for.
+const MAX_THREADS: usize = 256;
+
+/// Which model to use and how; what is `None` is chosen for the machine and the model.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelChoice {
+    /// Model file (GGUF); without it $TERN_MODEL, else the bundled model
+    #[arg(long = "model", value_name = "FILE")]
+    pub path: Option<PathBuf>,
+    /// How to run it.
+    #[command(flatten)]
+    pub engine: EngineChoice,
+}
+
+/// How to run a model; what is `None` is chosen for the machine and the model.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineChoice {
+    /// Worker threads; without it what suits the board
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+    /// Kernel set by name (`tern doctor` lists them); without it the fastest
+    #[arg(long, value_name = "NAME")]
+    pub kernels: Option<String>,
+    /// Tokens of one request, prompt and answer together; without it the model's context, at most 2048
+    #[arg(long = "context", value_name = "TOKENS")]
+    pub context_tokens: Option<usize>,
+    /// Requests that may run at once; without it 4
+    #[arg(long, value_name = "N")]
+    pub slots: Option<usize>,
+    /// Tokens that go through the model together; without it 64
+    #[arg(long = "batch", value_name = "TOKENS")]
+    pub batch_rows: Option<usize>,
+    /// How keys and values are stored: f16 or f32; without it f16
+    #[arg(long, value_name = "TYPE", value_parser = parse_kv)]
+    pub kv: Option<KvType>,
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    let threads = text.parse().ok().filter(|threads| (1..=MAX_THREADS).contains(threads));
+    threads.ok_or_else(|| format!("give a number from 1 to {MAX_THREADS}"))
+}
+
+fn parse_kv(text: &str) -> Result<KvType, String> {
+    match text {
+        "f16" => Ok(KvType::F16),
+        "f32" => Ok(KvType::F32),
+        _ => Err("give f16 or f32".into()),
+    }
+}
+
+/// `f16` or `f32`.
+pub fn kv_name(kv: KvType) -> &'static str {
+    match kv {
+        KvType::F16 => "f16",
+        KvType::F32 => "f32",
+    }
+}
+
+/// What a model is run with on this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// The kernels.
+    pub set: &'static KernelSet,
+    /// Worker threads, the calling one included.
+    pub threads: usize,
+    /// Memory that a new program could have, where the system says.
+    pub available_bytes: Option<u64>,
+}
+
+impl EngineChoice {
+    /// Looks at the machine and applies this choice, then the tuning variables, then the board's preference.
+    ///
+    /// # Errors
+    /// If a tuning variable cannot be read or names kernels that cannot run here.
+    pub fn host(&self) -> Result<Host, OpenError> {
+        let root = Root::new("/");
+        let knobs = Knobs::from_env().map_err(OpenError::Knob)?;
+        let cpu = Cpu::detect(&root);
+        // A profile that cannot be used is for `tern doctor` to report; it must not keep a model from opening.
+        let (board, _) = Board::detect(&root, cpu.arch);
+        let set = match &self.kernels {
+            Some(asked) => kernel_sets().find(|set| set.name == *asked).ok_or_else(|| {
+                let usable = kernel_sets().map(|set| set.name).collect();
+                OpenError::Kernels { asked: asked.clone(), usable }
+            })?,
+            None => select::select_preferring(&knobs, &board.profile.recommended.kernels)
+                .map_err(OpenError::Select)?,
+        };
+        let threads = self.threads.unwrap_or_else(|| recommended_threads(&knobs, &cpu, &board.profile));
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(OpenError::Threads { found: threads, most: MAX_THREADS });
+        }
+        let available_bytes = tern_boards::memory::Memory::detect(&root).available_bytes;
+        Ok(Host { set, threads, available_bytes })
+    }
+
+    /// The engine's options for a model with this `config`; ranges are checked by [`MemoryPlan::new`].
+    pub fn options(&self, config: &Config) -> Options {
+        let mut options = Options::for_model(config);
+        if let Some(context_tokens) = self.context_tokens {
+            options.context_tokens = context_tokens;
+            options.prompt_bytes = context_tokens.saturating_mul(16).clamp(16, 1 << 24);
+        }
+        options.slots = self.slots.unwrap_or(options.slots);
+        options.batch_rows = self.batch_rows.unwrap_or(options.batch_rows.max(options.slots));
+        options.kv = self.kv.unwrap_or(options.kv);
+        options
+    }
+}
+
+impl ModelChoice {
+    /// The chosen file, or the default one.
+    ///
+    /// # Errors
+    /// If none is chosen and no default is where defaults are looked for.
+    pub fn file(&self) -> Result<PathBuf, OpenError> {
+        match &self.path {
+            Some(path) => Ok(path.clone()),
+            None => default_model(),
+        }
+    }
+}
+
+/// What was opened, in owned values that outlive the engine.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The model file.
+    pub path: PathBuf,
+    /// Its size.
+    pub file_bytes: u64,
+    /// `general.name`, where the file has one.
+    pub name: Option<String>,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// The kernel set in use.
+    pub kernels: &'static str,
+    /// Worker threads, the calling one included.
+    pub threads: usize,
+    /// Where every byte of the arena goes.
+    pub plan: MemoryPlan,
+    /// From opening the file to being ready.
+    pub load_time: Duration,
+    /// Defects of the file that were mended, one sentence each.
+    pub repairs: Vec<String>,
+}
+
+impl Opened {
+    /// The model's own name, else its file name.
+    pub fn title(&self) -> &str {
+        match &self.name {
+            Some(name) => name,
+            None => self.path.file_name().and_then(|name| name.to_str()).unwrap_or("model"),
+        }
+    }
+}
+
+/// Opens the chosen model and runs `f` with an engine on it.
+///
+/// Nothing is allocated before the whole sum is known to fit, and a refused allocation is an error, never an abort.
+///
+/// # Errors
+/// [`OpenError`]: no such file, an unusable model, options out of range, or more memory than there is.
+pub fn with_engine<R>(
+    choice: &ModelChoice,
+    f: impl FnOnce(&mut Engine<'_>, &Opened) -> R,
+) -> Result<R, OpenError> {
+    let began = Instant::now();
+    let path = choice.file()?;
+    let map = MappedFile::open(&path).map_err(OpenError::File)?;
+    let unusable = |error| OpenError::Model { path: path.clone(), error };
+    let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
+    let config = Config::read(&gguf).map_err(unusable)?;
+    let host = choice.engine.host()?;
+    let plan = MemoryPlan::new(&gguf, choice.engine.options(&config), host.set, host.threads);
+    let plan = plan.map_err(unusable)?;
+    check_memory(&path, &plan, gguf.file_bytes(), host.available_bytes)?;
+    let mut memory = allocate(plan.total_bytes())?;
+    let pool =
+        Pool::new(host.threads).map_err(|error| OpenError::Workers { threads: host.threads, error })?;
+    let mut engine = Engine::new(&gguf, &plan, host.set, &pool, &mut memory).map_err(unusable)?;
+    let opened = Opened {
+        file_bytes: gguf.file_bytes(),
+        name: gguf.str("general.name").ok().filter(|name| !name.is_empty()).map(str::to_owned),
+        architecture: gguf.architecture().map_err(unusable)?.to_owned(),
+        kernels: host.set.name,
+        threads: host.threads,
+        load_time: began.elapsed(),
+        repairs: engine.tokenizer().repairs().iter().map(|repair| repair.to_string()).collect(),
+        plan: plan.clone(),
+        path: path.clone(),
+    };
+    log::info!(
+        "model {} ({} on {} threads) loaded in {:.0} ms",
+        opened.title(),
+        opened.kernels,
+        opened.threads,
+        opened.load_time.as_secs_f64() * 1e3
+    );
+    Ok(f(&mut engine, &opened))
+}
+
+/// Refuses a model that would push the machine out of memory: the arena and the mapped file, which is read whole for
+/// every token and is useless if it does not stay in memory.
+fn check_memory(
+    path: &Path,
+    plan: &MemoryPlan,
+    file_bytes: u64,
+    available_bytes: Option<u64>,
+) -> Result<(), OpenError> {
+    let arena_bytes = plan.total_bytes() as u64;
+    match available_bytes {
+        Some(available_bytes) if arena_bytes.saturating_add(file_bytes) > available_bytes => {
+            let largest = plan.sections.iter().max_by_key(|section| section.bytes);
+            Err(OpenError::Memory {
+                path: path.to_owned(),
+                arena_bytes,
+                file_bytes,
+                available_bytes,
+                largest: largest.map_or(("", 0), |section| (section.name, section.bytes as u64)),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Zeroed bytes, all of them really there afterwards.
+fn allocate(bytes: usize) -> Result<Vec<u8>, OpenError> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(bytes).map_err(|_| OpenError::Allocation { bytes })?;
+    memory.resize(bytes, 0);
+    Ok(memory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
+
+    fn tiny(engine: EngineChoice) -> ModelChoice {
+        ModelChoice { path: Some(TINY.into()), engine }
+    }
+
+    fn refusal(choice: &ModelChoice) -> String {
+        with_engine(choice, |_, _| ()).expect_err("this must be refused").to_string()
+    }
+
+    #[test]
+    fn a_model_opens_with_what_was_chosen() {
+        let choice = tiny(EngineChoice {
+            threads: Some(2),
+            kernels: Some("scalar-t2i8".into()),
+            context_tokens: Some(32),
+            slots: Some(2),
+            batch_rows: Some(8),
+            kv: Some(KvType::F32),
+        });
+        let opened = with_engine(&choice, |engine, opened| {
+            let options = engine.options();
+            assert_eq!((options.context_tokens, options.slots, options.batch_rows), (32, 2, 8));
+            assert_eq!(options.kv, KvType::F32);
+            opened.clone()
+        })
+        .expect("the fixture opens");
+        assert_eq!((opened.kernels, opened.threads), ("scalar-t2i8", 2));
+        assert_eq!(opened.path, Path::new(TINY));
+        assert_eq!(opened.file_bytes, std::fs::metadata(TINY).expect("the fixture is there").len());
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_named_with_what_can() {
+        let kernels = EngineChoice { kernels: Some("warp".into()), ..EngineChoice::default() };
+        let message = refusal(&tiny(kernels));
+        assert!(message.contains("\"warp\"") && message.contains("scalar-t2i8"), "{message}");
+        let context = EngineChoice { context_tokens: Some(1 << 30), ..EngineChoice::default() };
+        assert!(refusal(&tiny(context)).contains("tiny-i2_s.gguf"));
+        let threads = EngineChoice { threads: Some(0), ..EngineChoice::default() };
+        assert!(refusal(&tiny(threads)).contains("1 to 256"));
+        let nowhere = ModelChoice { path: Some("/nowhere/x.gguf".into()), ..ModelChoice::default() };
+        assert!(refusal(&nowhere).contains("no such file"));
+    }
+
+    #[test]
+    fn a_sum_above_what_is_free_is_refused_with_the_numbers() {
+        let map = MappedFile::open(TINY).expect("the fixture is there");
+        let gguf = Gguf::parse(map.bytes()).expect("it is sound");
+        let config = Config::read(&gguf).expect("it is a BitNet model");
+        let options = EngineChoice::default().options(&config);
+        let plan = MemoryPlan::new(&gguf, options, &tern_kernels::SCALAR, 1).expect("it can be planned");
+        let needed = plan.total_bytes() as u64 + gguf.file_bytes();
+        let check = |available| check_memory(Path::new(TINY), &plan, gguf.file_bytes(), available);
+        assert!(check(Some(needed)).is_ok() && check(None).is_ok());
+        let error = check(Some(needed - 1)).expect_err("one byte short");
+        assert!(matches!(error, OpenError::Memory { available_bytes, .. } if available_bytes == needed - 1));
+        assert!(error.to_string().contains("--context"), "{error}");
+        assert!(matches!(allocate(usize::MAX / 2), Err(OpenError::Allocation { .. })));
+    }
+}
