@@ -7,13 +7,25 @@
 //! |---|---|
 //! | [`cli`], [`commands`] | the command line, one file a command |
 //! | [`error`] | a failed command: its message and its exit code |
-//! | [`table`] | plain aligned tables for terminals |
+//! | [`model`] | a model file opened for use: memory checked, workers started |
+//! | [`wire`], [`client`], [`pipeline`] | messages, one connection to a daemon, many requests on it |
+//! | [`cost`] | what answers cost, in words |
+//! | [`evaluation`] | how good the answers on a set of known answers are |
+//! | [`table`], [`terminal`], [`figures`] | plain tables, bars and numbers for people |
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod client;
 pub mod commands;
+pub mod cost;
 pub mod error;
+pub mod evaluation;
+pub mod figures;
+pub mod model;
+pub mod pipeline;
 pub mod table;
+pub mod terminal;
+pub mod wire;
 
 use std::process::ExitCode;
 
