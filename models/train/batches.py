@@ -48,7 +48,6 @@ class Source:
 
     def __init__(self, rows, to_example, tokenizer, rng):
         self.rows, self.to_example, self.tokenizer, self.rng = rows, to_example, tokenizer, rng
-        self.passes = 0
         self.waiting = collections.defaultdict(list)
         self.batches = self.stream()
 
@@ -59,7 +58,6 @@ class Source:
         while True:
             order = self.rng.sample(self.rows, len(self.rows))
             for start in range(0, len(order), CHUNK):
-                self.passes += CHUNK / len(order)
                 yield from self.full_batches(order[start : start + CHUNK])
 
     def full_batches(self, rows):
@@ -86,11 +84,5 @@ def sources(data, evaluation_paths, tokenizer_path, rng):
     with open(f"{data}/pairs.json") as file:
         pairs = json.load(file)
 
-    def from_pair(pair):
-        # A summary whose words the text does not hold teaches the model to make things up: show it less often.
-        if rng.random() > pair["overlap"] + 0.2:
-            return None
-        return render.pair_example(pair, evaluation, rng)
-
     return (Source(logs, lambda log: render.log_example(log, evaluation, rng), tokenizer, rng),
-            Source(pairs, from_pair, tokenizer, rng))
+            Source(pairs, lambda pair: render.pair_example(pair, evaluation, rng), tokenizer, rng))

@@ -5,7 +5,8 @@ import json
 import re
 
 # A printf conversion and the letters behind it, which may or may not be part of it (`%pM`, `%dms`).
-CONVERSION_AND_SUFFIX = re.compile(r"%[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|z|j|t)?[diouxXpcsfeg][a-zA-Z0-9]*")
+CONVERSION_AND_SUFFIX = re.compile(
+    r"%[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|z|j|t)?[diouxXpcsfeg][a-zA-Z0-9]*")
 # The prefixes that `render.py` and the evaluation files put before a message.
 PREFIX = r"(?:(?:\[ *\d+\.\d+\] |kernel: )?\S+(?: \S+)?: )?"
 

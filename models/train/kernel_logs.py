@@ -40,7 +40,8 @@ CALL = re.compile(
     r"\b[A-Za-z]\w*_(emerg|alert|crit|err|err_probe|error|warn|warning|notice|info|dbg|debug)"
     r"(?:_once|_ratelimited|_msg|_rl)?\s*\(" + ARGUMENTS, re.S)
 PRINTK = re.compile(
-    r"\bprintk(?:_once|_ratelimited)?\s*\(\s*KERN_(EMERG|ALERT|CRIT|ERR|WARNING|NOTICE|INFO|DEBUG)\s*" + ARGUMENTS, re.S)
+    r"\bprintk(?:_once|_ratelimited)?\s*\(\s*KERN_(EMERG|ALERT|CRIT|ERR|WARNING|NOTICE|INFO|DEBUG)\s*" + ARGUMENTS,
+    re.S)
 ADJACENT_STRINGS = re.compile(r'((?:"(?:\\.|[^"\\])*"\s*(?:[A-Za-z_]+\s*)?)+)')
 STRING = re.compile(r'"((?:\\.|[^"\\])*)"')
 DESCRIPTION = re.compile(r'\bMODULE_DESCRIPTION\(\s*"((?:\\.|[^"\\])*)"\s*\)')

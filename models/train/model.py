@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
+# At first a layer adds about as much to the residual stream as the embedding holds, so that the token is not drowned.
+EMBEDDING_STD = 0.08
+SMALL_GAIN = 0.1
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """Sizes in elements. hidden and ffn are multiples of 128, the block of the I2_S layout."""
@@ -89,20 +94,20 @@ class Layer(nn.Module):
         self.shape = shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
 
-        def matrix(rows, columns):
-            return nn.Parameter(torch.randn(rows, columns) * columns**-0.5)
+        def matrix(rows, columns, gain=1.0):
+            return nn.Parameter(torch.randn(rows, columns) * gain * columns**-0.5)
 
         self.attn_norm = nn.Parameter(torch.ones(shape.hidden))
         self.attn_q = matrix(queries, shape.hidden)
         self.attn_k = matrix(keys, shape.hidden)
         self.attn_v = matrix(keys, shape.hidden)
         self.attn_sub_norm = nn.Parameter(torch.ones(queries))
-        self.attn_output = matrix(shape.hidden, queries)
+        self.attn_output = matrix(shape.hidden, queries, SMALL_GAIN)
         self.ffn_norm = nn.Parameter(torch.ones(shape.hidden))
         self.ffn_gate = matrix(shape.ffn, shape.hidden)
         self.ffn_up = matrix(shape.ffn, shape.hidden)
         self.ffn_sub_norm = nn.Parameter(torch.ones(shape.ffn))
-        self.ffn_down = matrix(shape.hidden, shape.ffn)
+        self.ffn_down = matrix(shape.hidden, shape.ffn, SMALL_GAIN)
 
     def before_attention(self, x, cos, sin, matmul):
         """Queries, keys and values [tokens, heads, head_dim] of x [tokens, hidden], rotated."""
@@ -128,7 +133,7 @@ class Model(nn.Module):
     def __init__(self, shape, matmul=torch.float32):
         super().__init__()
         self.shape, self.matmul = shape, matmul
-        self.token_embd = nn.Parameter(torch.randn(shape.vocab, shape.hidden) * 0.02)
+        self.token_embd = nn.Parameter(torch.randn(shape.vocab, shape.hidden) * EMBEDDING_STD)
         self.blk = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.output_norm = nn.Parameter(torch.ones(shape.hidden))
         frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_dim, 2) / shape.head_dim)

@@ -78,4 +78,6 @@ def work(shared, make, arguments):
         flatten_into(gradient, [parameter.grad for parameter in parameters])
         is_taken.clear()
         is_ready.set()
-        is_taken.wait()
+        while not is_taken.wait(timeout=10):
+            if not multiprocessing.parent_process().is_alive():
+                return

@@ -10,6 +10,7 @@ STOP = "<|eot_id|>"
 SUBSYSTEM_PROMPT = "User: Which subsystem does this log line come from?\n{text}<|eot_id|>Assistant: "
 SEVERITY_PROMPT = "User: How severe is this log line?\n{text}<|eot_id|>Assistant: "
 SUMMARY_PROMPT = "User: Summarize in one line.\n{text}<|eot_id|>Assistant: "
+COPY_PROMPT = "User: Repeat the text.\n{text}<|eot_id|>Assistant: "
 SECTION_PROMPT = "User: What kind of software is this?\n{text}<|eot_id|>Assistant: "
 
 # The letters behind the conversion belong to it only for pointers (`%pM`, `%pOF`).
@@ -81,11 +82,40 @@ def shortened(text, rng):
     return text[:rng.choice(ends)] if ends and rng.random() < 0.3 else text
 
 
+def lead(text):
+    """What a text says its subject is, in at most twelve words ("Foo is a X that ..." gives "X"), or None."""
+    found = re.match(r"(?:The )?[^ .,]+(?: [^ .,]+)? (?:is|provides|implements) (?:a|an|the) ([^.;:(]+)", text)
+    if not found:
+        return None
+    phrase = re.split(r", | which | that | and is | It ", found.group(1))[0]
+    words = phrase.split()
+    return " ".join(words) if 2 <= len(words) <= 12 else None
+
+
+def fragment(text, rng):
+    words = text.split()
+    start = rng.randrange(max(1, len(words) - 8))
+    return " ".join(words[start : start + rng.randint(5, 20)])
+
+
 def pair_example(pair, evaluation, rng):
-    """(prompt, answer) for a description: its summary, now and then the archive section."""
+    """(prompt, answer) for a description, or None where it is to be left out this time.
+
+    Mostly its summary. Where the given summary says what the text does not, which would teach the model to make
+    things up, the text's own lead takes its place. Repeating a fragment teaches to copy, which summaries need most.
+    """
     text = shortened(pair["text"], rng)
     if evaluation.has(text):
         return None
-    if pair["section"] and rng.random() < 0.1:
+    kind = rng.random()
+    if kind < 0.25:
+        part = fragment(text, rng)
+        return COPY_PROMPT.format(text=part), part
+    if kind < 0.3 and pair["section"]:
         return SECTION_PROMPT.format(text=text), pair["section"]
+    short = lead(text)
+    if short and rng.random() > pair["overlap"] - 0.1:
+        return SUMMARY_PROMPT.format(text=text), short
+    if rng.random() > pair["overlap"] + 0.2:
+        return None
     return SUMMARY_PROMPT.format(text=text), pair["summary"]

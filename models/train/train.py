@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import batches
+import warm_start
 from model import Model, Shape
 from parallel import Helper
 
@@ -70,7 +71,9 @@ def prepare(args, seed, start):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Model(Shape(layers=args.layers), matmul=torch.bfloat16)
-    if args.start:
+    if args.start and args.start.endswith(".gguf"):
+        warm_start.load_into(model, args.start)
+    elif args.start:
         model.load_state_dict(torch.load(args.start)["state"])
     model.compile()
     return model, Gradients(args, seed, start).compute
@@ -99,7 +102,7 @@ def train(args):
             optimizer.zero_grad(set_to_none=True)
         helper.publish()
         step += 1
-        if step % 25 == 0:
+        if step % 10 == 0:
             seconds = time.monotonic() - start
             print(f"step {step} min {seconds / 60:.1f} tokens {tokens / 1e6:.2f}M tok/s {tokens / seconds:.0f} "
                   f"answer loss: logs {smooth[0]:.3f} summaries {smooth[1]:.3f}", flush=True)
@@ -122,10 +125,10 @@ def main():
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--minutes", required=True, type=float)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--start", help="a checkpoint to go on from")
+    parser.add_argument("--start", help="a checkpoint or an I2_S GGUF to go on from")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--matrix-rate", type=float, default=0.02)
-    parser.add_argument("--other-rate", type=float, default=4e-3)
+    parser.add_argument("--matrix-rate", type=float, default=2.5e-3)
+    parser.add_argument("--other-rate", type=float, default=1e-3)
     train(parser.parse_args())
 
 
