@@ -2,12 +2,14 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`binary`] | the program `tern` as a user runs it |
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
 //! | [`model`] | opening a model and asking the engine |
 //! | [`npy`] | reading the fixtures' arrays |
 //! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
 
+pub mod binary;
 pub mod fill;
 pub mod model;
 pub mod npy;
