@@ -86,8 +86,8 @@ const BLOCKS_IN_WORDS: usize = 10;
 #[target_feature(enable = "avx2")]
 fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
     let blocks = codes[0].len() / 32;
-    let codes: [&[[u8; 32]]; R] = core::array::from_fn(|r| &codes[r].as_chunks().0[..blocks]);
-    let q: [&[[u8; 128]]; T] = core::array::from_fn(|t| &q[t].as_chunks().0[..blocks]);
+    let codes = tiles::chunks::<32, R>(codes, blocks);
+    let q = tiles::chunks::<128, T>(q, blocks);
     let zero = _mm256_setzero_si256();
     let ahead = tiles::ahead(R * codes[0].as_flattened().len());
     let ones = _mm256_set1_epi16(1);

@@ -61,7 +61,9 @@ pub(crate) fn matvec<I: Isa, E: Element>(isa: I, rows: &[E], x: &[f32], y: &mut 
     let (fours, rest) = y.as_chunks_mut::<4>();
     let (four_rows, rest_rows) = rows.split_at(4 * k * fours.len());
     for (y, rows) in fours.iter_mut().zip(four_rows.chunks_exact(4 * k)) {
-        *y = dot_rows(isa, core::array::from_fn(|r| &rows[r * k..(r + 1) * k]), x, ahead);
+        let (first, second) = rows.split_at(2 * k);
+        let rows = [&first[..k], &first[k..], &second[..k], &second[k..]];
+        *y = dot_rows(isa, rows, x, ahead);
     }
     for (y, row) in rest.iter_mut().zip(rest_rows.chunks_exact(k)) {
         [*y] = dot_rows(isa, [row], x, 0);
@@ -77,8 +79,10 @@ fn dot_rows<I: Isa, E: Element, const R: usize>(
     ahead: usize,
 ) -> [f32; R] {
     let (x_blocks, x_tail) = x.as_chunks::<LANES>();
-    let blocks: [&[[E; LANES]]; R] =
-        core::array::from_fn(|r| &rows[r].as_chunks::<LANES>().0[..x_blocks.len()]);
+    let mut blocks = [&[][..]; R];
+    for (blocks, row) in blocks.iter_mut().zip(rows) {
+        *blocks = &row.as_chunks::<LANES>().0[..x_blocks.len()];
+    }
     let mut sums = [isa.splat(0.0); R];
     for (b, x) in x_blocks.iter().enumerate() {
         let x = isa.load(x);
@@ -87,15 +91,17 @@ fn dot_rows<I: Isa, E: Element, const R: usize>(
             sums[r] = isa.add(sums[r], isa.mul(E::load(isa, &blocks[r][b]), x));
         }
     }
-    core::array::from_fn(|r| {
+    let mut dots = [0.0; R];
+    for r in 0..R {
         let mut lanes = [0.0; LANES];
         isa.store(sums[r], &mut lanes);
         let tail = &rows[r][x_blocks.len() * LANES..];
         for (lane, (a, b)) in lanes.iter_mut().zip(tail.iter().zip(x_tail)) {
             *lane += a.value() * b;
         }
-        lanes::fold(lanes)
-    })
+        dots[r] = lanes::fold(lanes);
+    }
+    dots
 }
 
 /// `y += sum_r p[r] rows[r]`, one row after another, with `rows: [n, k]`, `p: [n]`, `y: [k]`.
@@ -131,7 +137,10 @@ fn mix_columns<I: Isa, E: Element, const N: usize>(
     p: &[f32],
     y: &mut [[f32; LANES]; N],
 ) {
-    let mut sums: [I::Vector; N] = core::array::from_fn(|i| isa.load(&y[i]));
+    let mut sums = [isa.splat(0.0); N];
+    for (sum, y) in sums.iter_mut().zip(&*y) {
+        *sum = isa.load(y);
+    }
     for (p, row) in p.iter().zip(rows.chunks_exact(k)) {
         let p = isa.splat(*p);
         let (blocks, _) = row[at..at + N * LANES].as_chunks::<LANES>();

@@ -80,9 +80,12 @@ fn group<K: TileKernel, const T: usize>(
     sums: &mut [i32],
 ) -> usize {
     let stride = prepared_bytes(tile.cols);
-    let prepared: [&[u8]; T] = core::array::from_fn(|t| &tile.prepared[(token + t) * stride..][..stride]);
-    let q = prepared.map(|p| &p[PLAIN_HEADER..PLAIN_HEADER + tile.cols]);
-    let code_sum = prepared.map(plain_sum);
+    let (mut q, mut code_sum) = ([&[][..]; T], [0; T]);
+    for t in 0..T {
+        let prepared = &tile.prepared[(token + t) * stride..][..stride];
+        q[t] = &prepared[PLAIN_HEADER..PLAIN_HEADER + tile.cols];
+        code_sum[t] = plain_sum(prepared);
+    }
     let mut row = rows.start;
     while row < rows.end {
         row += match (rows.end - row).min(K::MAX_SUMS / T) {
@@ -97,7 +100,22 @@ fn group<K: TileKernel, const T: usize>(
 /// The packed codes of `R` rows from `row` on.
 fn packed_rows<'a, const R: usize>(tile: Tile<'a>, row: usize) -> [&'a [u8]; R] {
     let bytes = tile.cols / 4;
-    core::array::from_fn(|r| &tile.weights[(row + r) * bytes..][..bytes])
+    let mut packed = [&[][..]; R];
+    for (r, packed) in packed.iter_mut().enumerate() {
+        *packed = &tile.weights[(row + r) * bytes..][..bytes];
+    }
+    packed
+}
+
+/// The first `count` chunks of `N` bytes of each row. A loop, because closures in functions compiled for other features
+/// than their caller's are not inlined.
+#[inline(always)]
+pub(crate) fn chunks<const N: usize, const R: usize>(rows: [&[u8]; R], count: usize) -> [&[[u8; N]]; R] {
+    let mut chunks = [&[][..]; R];
+    for (chunks, row) in chunks.iter_mut().zip(rows) {
+        *chunks = &row.as_chunks().0[..count];
+    }
+    chunks
 }
 
 /// Takes the tokens' sums off a tile and writes it to its place; returns `R`.

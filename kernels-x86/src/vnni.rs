@@ -99,8 +99,8 @@ impl TileKernel for Dpbusd {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i32; T]; R] {
     let pairs = codes[0].len() / 64;
-    let code_pairs: [&[[u8; 64]]; R] = core::array::from_fn(|r| &codes[r].as_chunks().0[..pairs]);
-    let q_pairs: [&[[u8; 256]]; T] = core::array::from_fn(|t| &q[t].as_chunks().0[..pairs]);
+    let code_pairs = tiles::chunks::<64, R>(codes, pairs);
+    let q_pairs = tiles::chunks::<256, T>(q, pairs);
     let zero = _mm512_setzero_si512();
     let ahead = tiles::ahead(R * codes[0].len());
     let mut sums = [[zero; T]; R];
