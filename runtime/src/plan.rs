@@ -22,6 +22,8 @@ pub struct Options {
     pub slots: usize,
     /// Tokens of one request, prompt and answer together; at most the model's own context.
     pub context_tokens: usize,
+    /// Tokens that the key/value cache holds for all requests together; a full context is always kept.
+    pub cache_tokens: usize,
     /// Rows of a step: prompt tokens, decoded tokens and label nodes together.
     pub batch_rows: usize,
     /// How keys and values are stored.
@@ -41,6 +43,7 @@ impl Options {
         Options {
             slots: 4,
             context_tokens,
+            cache_tokens: 2 * context_tokens,
             batch_rows: 64,
             kv: KvType::F16,
             prompt_bytes: 16 * context_tokens,
@@ -57,6 +60,7 @@ impl Options {
         let ranges = [
             ("slots", self.slots, 1, MAX_SLOTS),
             ("context_tokens", self.context_tokens, 2, config.context),
+            ("cache_tokens", self.cache_tokens, 0, 1 << 26),
             ("batch_rows", self.batch_rows, self.slots.max(2), 4096),
             ("prompt_bytes", self.prompt_bytes, 16, 1 << 24),
             ("labels", self.labels, 2, 1 << 16),
@@ -140,8 +144,7 @@ impl MemoryPlan {
             head_dim: config.head_dim,
             slots: options.slots,
             pages_per_slot,
-            // A full context each; a label trie mostly needs no cell at all and borrows what others leave free.
-            pages: (options.slots * options.context_tokens.div_ceil(PAGE_CELLS)).max(pages_per_slot),
+            pages: options.cache_tokens.div_ceil(PAGE_CELLS).max(pages_per_slot),
             kv: options.kv,
         };
         let work = WorkShape {
