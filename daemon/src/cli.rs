@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands;
 use crate::error::CommandError;
 
 /// Runs ternary language models on small machines: typed decisions, summaries and text, with the joules they cost.
@@ -24,7 +25,10 @@ Exit codes: 0 done, 1 the outcome is a failure, 2 usage, 64 bad input, 66 no suc
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Answer requests on a Unix socket
+    Serve(commands::serve::ServeArgs),
+}
 
 impl Cli {
     /// Does what the command line says.
@@ -32,6 +36,8 @@ impl Cli {
     /// # Errors
     /// Whatever the command fails with.
     pub fn run(self) -> Result<(), CommandError> {
-        match self.command {}
+        match self.command {
+            Command::Serve(args) => commands::serve::run(&args),
+        }
     }
 }

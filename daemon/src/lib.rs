@@ -7,6 +7,9 @@
 //! |---|---|
 //! | [`cli`], [`commands`] | the command line, one file a command |
 //! | [`error`] | a failed command: its message and its exit code |
+//! | [`config`], [`logger`], [`systemd`] | what the daemon is told, and what it tells its operator |
+//! | [`serve`], [`transport`] | the daemon: queue, engine thread, sessions; the socket in front |
+//! | [`tasks`] | what is asked of a text, as a prompt, and what the numbers mean |
 //! | [`model`] | a model file opened for use: memory checked, workers started |
 //! | [`wire`], [`client`], [`pipeline`] | messages, one connection to a daemon, many requests on it |
 //! | [`cost`] | what answers cost, in words |
@@ -17,14 +20,20 @@
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod config;
 pub mod cost;
 pub mod error;
 pub mod evaluation;
 pub mod figures;
+pub mod logger;
 pub mod model;
 pub mod pipeline;
+pub mod serve;
+pub mod systemd;
 pub mod table;
+pub mod tasks;
 pub mod terminal;
+pub mod transport;
 pub mod wire;
 
 use std::process::ExitCode;

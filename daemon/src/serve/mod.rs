@@ -1,0 +1,285 @@
+//! The daemon: one engine thread behind a bounded queue, and a socket in front.
+//!
+//! ```text
+//! client --line--> reader thread --job--> queue --> engine thread --answers--> session --> writer thread --line-->
+//!                  (transport::unix)                (worker)
+//! ```
+//! Nothing a client does reaches the engine's thread but jobs and cancellations; nothing the engine does waits for a
+//! client.
+
+pub mod queue;
+pub mod report;
+pub mod service;
+pub mod session;
+pub mod state;
+pub mod worker;
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tern_boards::energy::sampler::{PERIOD, Sampler};
+use tern_boards::energy::{Ledger, Meter, Method};
+use tern_boards::{Machine, Root};
+use tern_protocol::answer::{Answer, Reason};
+
+use crate::config::{Config, Limits};
+use crate::error::{CommandError, Exit};
+use crate::model::{ModelChoice, OpenError, Opened, with_engine};
+use crate::tasks::prompt::PromptForm;
+use crate::tasks::{TaskFileError, TaskSet};
+use crate::transport::unix::{Claim, SocketError, UnixTransport};
+use crate::wire::{self, Failure};
+use queue::Queue;
+use service::Service;
+use state::{Facts, State};
+use worker::Worker;
+
+/// What clients are told while the daemon stops.
+const STOPPING: &str = "the daemon is shutting down; send the request again when it is back";
+
+/// The error answer to the request `id`.
+pub(crate) fn refusal(id: Option<String>, reason: Reason, message: impl Into<String>) -> wire::Answer {
+    Answer::Error(Failure { id, code: reason.code(), reason, message: message.into(), retry_after_ms: None })
+}
+
+/// A daemon could not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A task file cannot be used.
+    Tasks(TaskFileError),
+    /// The socket cannot be had.
+    Socket(SocketError),
+    /// The model cannot be used.
+    Model(OpenError),
+    /// The system refused a thread.
+    Thread(io::Error),
+    /// The engine's thread ended before it was ready.
+    EngineDied,
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Tasks(error) => write!(f, "{error}"),
+            ServeError::Socket(error) => write!(f, "{error}"),
+            ServeError::Model(error) => write!(f, "{error}"),
+            ServeError::Thread(_) => f.write_str("the system refuses a thread; raise the limit of tasks"),
+            ServeError::EngineDied => {
+                f.write_str("the engine ended before it was ready; this is a fault of Tern")
+            }
+        }
+    }
+}
+
+impl Error for ServeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            // These print their own message above.
+            ServeError::Tasks(error) => error.source(),
+            ServeError::Socket(error) => error.source(),
+            ServeError::Model(error) => error.source(),
+            ServeError::Thread(error) => Some(error),
+            ServeError::EngineDied => None,
+        }
+    }
+}
+
+impl From<ServeError> for CommandError {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Tasks(error) => error.into(),
+            ServeError::Model(error) => error.into(),
+            ServeError::Socket(_) => CommandError::from_error(Exit::CannotCreate, &error),
+            ServeError::Thread(_) | ServeError::EngineDied => {
+                CommandError::from_error(Exit::Internal, &error)
+            }
+        }
+    }
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Server;
+
+/// What the engine's thread says once it is ready.
+struct Ready {
+    opened: Opened,
+    form: PromptForm,
+    slots: usize,
+}
+
+impl Server {
+    /// Starts a daemon on `model` with this machine's meter, and returns when it answers on its socket.
+    ///
+    /// # Errors
+    /// If the tasks, the socket or the model cannot be used.
+    pub fn start(config: &Config, model: &ModelChoice) -> Result<ServerHandle, ServeError> {
+        let (machine, meter) = Machine::with_meter(&Root::new("/"));
+        for problem in &machine.problems {
+            log::warn!("{problem}");
+        }
+        Server::start_metered(config, model, meter)
+    }
+
+    /// As [`Server::start`], with this meter or none.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_metered(
+        config: &Config,
+        model: &ModelChoice,
+        meter: Option<Box<dyn Meter>>,
+    ) -> Result<ServerHandle, ServeError> {
+        let tasks = TaskSet::load(config.tasks.folder.as_deref()).map_err(ServeError::Tasks)?;
+        // Before the model: a second daemon must not load one only to find that there is a first.
+        let claim = Claim::take(&config.socket.path).map_err(ServeError::Socket)?;
+        let queue = Arc::new(Queue::new(config.limits.queue, config.limits.client_queue));
+        let origin = Instant::now();
+        let meter =
+            meter.map(|meter| steadily_read(meter, origin)).transpose().map_err(ServeError::Thread)?;
+        let (engine, ready) = start_engine(config.model_choice(model), meter, &queue, origin)?;
+        let Ready { opened, form, slots } = ready;
+        let facts = Facts {
+            model: opened.title().to_owned(),
+            kernels: opened.kernels,
+            threads: opened.threads,
+            slots,
+        };
+        let state = Arc::new(State::new(facts));
+        let limits = config.limits.clone();
+        let service =
+            Arc::new(Service { queue: Arc::clone(&queue), state: Arc::clone(&state), tasks, form, limits });
+        let started = engine.start(state).and_then(|()| {
+            UnixTransport::listen(claim, config.socket.mode, Arc::clone(&service)).map_err(ServeError::Socket)
+        });
+        let mut handle = ServerHandle {
+            socket: config.socket.path.clone(),
+            limits: config.limits.clone(),
+            opened,
+            queue,
+            engine: Some(engine.thread),
+            transport: None,
+        };
+        handle.transport = Some(started?);
+        log::info!("ready on {}", handle.socket.display());
+        Ok(handle)
+    }
+}
+
+/// A sensor of power must be read at a steady rate; a counter need not.
+fn steadily_read(meter: Box<dyn Meter>, origin: Instant) -> io::Result<Box<dyn Meter>> {
+    if meter.method() != Method::HwmonPower {
+        return Ok(meter);
+    }
+    Ok(Box::new(Sampler::spawn(meter, PERIOD, origin)?))
+}
+
+/// The engine's thread, which waits to be told where to count.
+struct EngineThread {
+    thread: JoinHandle<()>,
+    go: mpsc::SyncSender<Arc<State>>,
+}
+
+impl EngineThread {
+    fn start(&self, state: Arc<State>) -> Result<(), ServeError> {
+        self.go.send(state).map_err(|_| ServeError::EngineDied)
+    }
+}
+
+fn start_engine(
+    model: ModelChoice,
+    meter: Option<Box<dyn Meter>>,
+    queue: &Arc<Queue>,
+    origin: Instant,
+) -> Result<(EngineThread, Ready), ServeError> {
+    let queue = Arc::clone(queue);
+    let (tell, told) = mpsc::sync_channel(1);
+    let (go, gone) = mpsc::sync_channel::<Arc<State>>(1);
+    let thread = std::thread::Builder::new()
+        .name("tern-engine".into())
+        .spawn(move || {
+            let tell_failure = tell.clone();
+            let outcome = with_engine(&model, |engine, opened| {
+                let form = PromptForm::of(engine.tokenizer());
+                let ready = Ready { opened: opened.clone(), form, slots: engine.options().slots };
+                // The other side waits for this, and then sends or drops its end: either way nothing blocks.
+                if tell.send(Ok(ready)).is_ok()
+                    && let Ok(state) = gone.recv()
+                {
+                    let ledger = Ledger::new(meter, origin.elapsed());
+                    Worker::new(engine, &queue, &state, ledger, origin).run();
+                }
+            });
+            if let Err(error) = outcome {
+                let _nobody_waits = tell_failure.send(Err(error));
+            }
+        })
+        .map_err(ServeError::Thread)?;
+    match told.recv() {
+        Ok(Ok(ready)) => Ok((EngineThread { thread, go }, ready)),
+        Ok(Err(error)) => Err(ServeError::Model(error)),
+        Err(_) => Err(ServeError::EngineDied),
+    }
+}
+
+/// A running daemon. Dropping it stops it.
+#[derive(Debug)]
+pub struct ServerHandle {
+    socket: PathBuf,
+    limits: Limits,
+    opened: Opened,
+    queue: Arc<Queue>,
+    engine: Option<JoinHandle<()>>,
+    transport: Option<UnixTransport>,
+}
+
+impl ServerHandle {
+    /// The socket it answers on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The model it runs.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Whether its engine still runs.
+    pub fn is_running(&self) -> bool {
+        self.engine.as_ref().is_some_and(|engine| !engine.is_finished())
+    }
+
+    /// Stops it: no new clients, waiting requests are refused, running ones get `limits.stop_ms` to finish, every
+    /// answer is delivered if its client reads it, and the socket is removed. Returns when all that is done.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(transport) = &mut self.transport {
+            transport.stop_accepting();
+        }
+        self.queue.stop(Instant::now() + Duration::from_millis(self.limits.stop_ms));
+        if let Some(engine) = self.engine.take()
+            && engine.join().is_err()
+        {
+            log::error!("the engine's thread panicked; this is a fault of Tern");
+        }
+        if let Some(transport) = self.transport.take() {
+            transport.finish();
+        }
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

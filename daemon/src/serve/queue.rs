@@ -1,0 +1,311 @@
+//! Requests that wait for the engine: bounded, in turn by client, with deadlines.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::session::{ClientId, Session};
+use crate::tasks::prompt::Prompt;
+use crate::tasks::{Answering, Task};
+
+/// A request that the engine is to work on.
+#[derive(Debug)]
+pub struct Job {
+    /// Who asked.
+    pub session: Arc<Session>,
+    /// The client's id for it.
+    pub id: String,
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// What is wanted of it.
+    pub goal: JobGoal,
+    /// Whether text is sent as it appears.
+    pub stream: bool,
+    /// When it came.
+    pub queued_at: Instant,
+    /// When it is to be given up, and the time that it was given in all.
+    pub deadline: Option<(Instant, Duration)>,
+}
+
+/// What is wanted of a prompt.
+#[derive(Debug)]
+pub enum JobGoal {
+    /// The answer of a task.
+    Task(Arc<Task>),
+    /// Text, without a task.
+    Text(Answering),
+}
+
+impl Job {
+    /// What is to come out.
+    pub fn answering(&self) -> &Answering {
+        match &self.goal {
+            JobGoal::Task(task) => &task.answering,
+            JobGoal::Text(answering) => answering,
+        }
+    }
+
+    /// Name of the task, if it is one with a name.
+    pub fn task_name(&self) -> Option<&str> {
+        match &self.goal {
+            JobGoal::Task(task) => task.name.as_deref(),
+            JobGoal::Text(_) => None,
+        }
+    }
+}
+
+/// Something the engine's thread is to know of.
+#[derive(Debug)]
+pub enum Notice {
+    /// A client no longer wants one of its requests.
+    Cancel {
+        /// The client.
+        session: Arc<Session>,
+        /// The id of the request that says so.
+        by: String,
+        /// The id of the request to cancel.
+        target: String,
+    },
+    /// A client is gone.
+    Gone(ClientId),
+}
+
+/// Why a request cannot wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushError {
+    /// The queue is full.
+    Full {
+        /// Requests that wait.
+        waiting: usize,
+    },
+    /// This client has as many waiting as it may.
+    ClientFull {
+        /// Requests of it that wait.
+        waiting: usize,
+    },
+    /// No more requests are taken.
+    Stopping,
+}
+
+/// The queue between clients and the engine.
+#[derive(Debug)]
+pub struct Queue {
+    capacity: usize,
+    client_capacity: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Jobs by client; the client in front is next, and goes to the back when one of its jobs was taken.
+    turns: VecDeque<(ClientId, VecDeque<Box<Job>>)>,
+    waiting: usize,
+    notices: VecDeque<Notice>,
+    stop_by: Option<Instant>,
+}
+
+impl Queue {
+    /// A queue for `capacity` requests, at most `client_capacity` of one client.
+    pub fn new(capacity: usize, client_capacity: usize) -> Self {
+        Queue { capacity, client_capacity, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a job in line.
+    ///
+    /// # Errors
+    /// Gives the job back with why it cannot wait.
+    pub fn push(&self, job: Box<Job>) -> Result<(), (Box<Job>, PushError)> {
+        let mut state = self.state();
+        if state.stop_by.is_some() {
+            return Err((job, PushError::Stopping));
+        }
+        if state.waiting >= self.capacity {
+            let waiting = state.waiting;
+            return Err((job, PushError::Full { waiting }));
+        }
+        let client = job.session.id();
+        match state.turns.iter_mut().find(|(id, _)| *id == client) {
+            Some((_, jobs)) if jobs.len() >= self.client_capacity => {
+                let waiting = jobs.len();
+                return Err((job, PushError::ClientFull { waiting }));
+            }
+            Some((_, jobs)) => jobs.push_back(job),
+            None => state.turns.push_back((client, VecDeque::from([job]))),
+        }
+        state.waiting += 1;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Takes the next job: clients take turns.
+    pub fn pop(&self) -> Option<Box<Job>> {
+        let mut state = self.state();
+        let (client, mut jobs) = state.turns.pop_front()?;
+        let job = jobs.pop_front();
+        if !jobs.is_empty() {
+            state.turns.push_back((client, jobs));
+        }
+        state.waiting -= usize::from(job.is_some());
+        job
+    }
+
+    /// Gives back a job that was taken too early: it is the next again.
+    pub fn put_back(&self, job: Box<Job>) {
+        let mut state = self.state();
+        state.waiting += 1;
+        let client = job.session.id();
+        let mut jobs = match state.turns.iter().position(|(id, _)| *id == client) {
+            Some(at) => state.turns.remove(at).map(|(_, jobs)| jobs).unwrap_or_default(),
+            None => VecDeque::new(),
+        };
+        jobs.push_front(job);
+        state.turns.push_front((client, jobs));
+    }
+
+    /// Takes every waiting job that `unwanted` says is not wanted any more.
+    pub fn remove(&self, mut unwanted: impl FnMut(&Job) -> bool) -> Vec<Box<Job>> {
+        let mut state = self.state();
+        let mut removed = Vec::new();
+        for (_, jobs) in &mut state.turns {
+            let (gone, kept) = std::mem::take(jobs).into_iter().partition::<Vec<_>, _>(|job| unwanted(job));
+            *jobs = kept.into();
+            removed.extend(gone);
+        }
+        state.turns.retain(|(_, jobs)| !jobs.is_empty());
+        state.waiting -= removed.len();
+        removed
+    }
+
+    /// Jobs that wait.
+    pub fn len(&self) -> usize {
+        self.state().waiting
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tells the engine's thread something.
+    pub fn notify(&self, notice: Notice) {
+        self.state().notices.push_back(notice);
+        self.changed.notify_all();
+    }
+
+    /// What the engine's thread has not been told yet.
+    pub fn take_notices(&self) -> VecDeque<Notice> {
+        std::mem::take(&mut self.state().notices)
+    }
+
+    /// Takes no more jobs; those that run may do so until `by`.
+    pub fn stop(&self, by: Instant) {
+        self.state().stop_by.get_or_insert(by);
+        self.changed.notify_all();
+    }
+
+    /// Until when running jobs may go on, once the queue is stopped.
+    pub fn stop_by(&self) -> Option<Instant> {
+        self.state().stop_by
+    }
+
+    /// Waits until there is something to do, for at most `longest`.
+    pub fn wait(&self, longest: Duration) {
+        let idle =
+            |state: &mut State| state.waiting == 0 && state.notices.is_empty() && state.stop_by.is_none();
+        let waited = self.changed.wait_timeout_while(self.state(), longest, idle);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(id: ClientId) -> Arc<Session> {
+        Arc::new(Session::new(id, 1000, Box::new(|| ())))
+    }
+
+    fn job(session: &Arc<Session>, id: &str) -> Box<Job> {
+        Box::new(Job {
+            session: Arc::clone(session),
+            id: id.into(),
+            prompt: Prompt::default(),
+            goal: JobGoal::Text(Answering::Text {
+                sampling: tern_runtime::sampler::Sampling::default(),
+                stops: vec![],
+                max_tokens: None,
+            }),
+            stream: false,
+            queued_at: Instant::now(),
+            deadline: None,
+        })
+    }
+
+    fn push(queue: &Queue, session: &Arc<Session>, id: &str) -> Result<(), PushError> {
+        queue.push(job(session, id)).map_err(|(_, error)| error)
+    }
+
+    fn order(queue: &Queue) -> Vec<String> {
+        std::iter::from_fn(|| queue.pop().map(|job| job.id.clone())).collect()
+    }
+
+    #[test]
+    fn clients_take_turns_whatever_they_pile_up() {
+        let queue = Queue::new(10, 10);
+        let (greedy, modest) = (client(1), client(2));
+        for id in ["a", "b", "c"] {
+            push(&queue, &greedy, id).expect("there is room");
+        }
+        push(&queue, &modest, "x").expect("there is room");
+        push(&queue, &modest, "y").expect("there is room");
+        let first = queue.pop().expect("five wait");
+        assert_eq!((first.id.as_str(), queue.len()), ("a", 4));
+        queue.put_back(first);
+        assert_eq!(order(&queue), ["a", "x", "b", "y", "c"]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_full_queue_says_so() {
+        let queue = Queue::new(3, 2);
+        let (one, two) = (client(1), client(2));
+        push(&queue, &one, "a").expect("there is room");
+        push(&queue, &one, "b").expect("there is room");
+        assert_eq!(push(&queue, &one, "c"), Err(PushError::ClientFull { waiting: 2 }));
+        push(&queue, &two, "x").expect("there is room");
+        assert_eq!(push(&queue, &two, "y"), Err(PushError::Full { waiting: 3 }));
+        queue.stop(Instant::now());
+        assert_eq!(push(&queue, &two, "z"), Err(PushError::Stopping));
+    }
+
+    #[test]
+    fn jobs_can_be_removed_from_the_middle() {
+        let queue = Queue::new(10, 10);
+        let (one, two) = (client(1), client(2));
+        for id in ["a", "b", "c"] {
+            push(&queue, &one, id).expect("there is room");
+        }
+        push(&queue, &two, "x").expect("there is room");
+        assert_eq!(queue.remove(|job| job.id == "b").len(), 1);
+        assert_eq!(queue.remove(|job| job.session.id() == 2).len(), 1);
+        assert_eq!(queue.len(), 2);
+        assert_eq!(order(&queue), ["a", "c"]);
+    }
+
+    #[test]
+    fn waiting_ends_when_there_is_something_to_do() {
+        let queue = Queue::new(10, 10);
+        let one = client(1);
+        queue.notify(Notice::Gone(3));
+        queue.wait(Duration::from_secs(3600));
+        assert!(matches!(queue.take_notices().pop_front(), Some(Notice::Gone(3))));
+        push(&queue, &one, "a").expect("there is room");
+        queue.wait(Duration::from_secs(3600));
+    }
+}

@@ -1,0 +1,124 @@
+//! What an answer says of its work, time and energy.
+
+use std::time::Duration;
+
+use tern_boards::energy as boards;
+use tern_protocol::answer as wire;
+use tern_runtime::engine::Usage as Counted;
+
+use crate::wire::Energy;
+
+/// When the parts of a request began and ended, and how many rows they had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// From coming in to the engine taking it.
+    pub queue: Duration,
+    /// From then to the decision or the first token.
+    pub prefill: Duration,
+    /// From then to the end.
+    pub decode: Duration,
+    /// Rows of the engine that read the prompt or scored labels.
+    pub prefill_rows: usize,
+    /// Rows of the engine that decoded.
+    pub decode_rows: usize,
+}
+
+/// `value` to three decimals: more is noise.
+pub fn thousandths(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+/// The usage of an answer.
+pub fn usage(counted: &Counted, times: &Times) -> wire::Usage {
+    let ms = |time: Duration| thousandths(time.as_secs_f64() * 1e3);
+    let rate = |rows: usize, time: Duration| {
+        (rows > 0 && !time.is_zero()).then(|| thousandths(rows as f64 / time.as_secs_f64()))
+    };
+    wire::Usage {
+        prompt_tokens: counted.prompt_tokens as u32,
+        generated_tokens: counted.generated_tokens as u32,
+        label_rows: counted.label_rows as u32,
+        queue_ms: ms(times.queue),
+        prefill_ms: ms(times.prefill),
+        decode_ms: ms(times.decode),
+        prompt_tokens_per_second: rate(times.prefill_rows, times.prefill),
+        generated_tokens_per_second: rate(times.decode_rows, times.decode),
+    }
+}
+
+/// How joules were obtained, as the wire says it.
+pub fn method(method: boards::Method) -> wire::Method {
+    match method {
+        boards::Method::EnergyCounter => wire::Method::EnergyCounter,
+        boards::Method::HwmonPower => wire::Method::HwmonPower,
+        boards::Method::UtilisationTable => wire::Method::UtilisationTable,
+        // One that the wire has no name for yet.
+        _ => wire::Method::Unknown,
+    }
+}
+
+/// The energy of an answer.
+pub fn energy(report: boards::EnergyReport) -> Energy {
+    Energy {
+        joules: report.joules,
+        prefill_joules: report.prefill_joules,
+        decode_joules: report.decode_joules,
+        joules_per_token: report.joules_per_token,
+        method: method(report.method),
+        source: report.source,
+        scope: report.scope.map(|scope| match scope {
+            boards::Scope::Wall => wire::Scope::Wall,
+            boards::Scope::BoardDc => wire::Scope::BoardDc,
+            boards::Scope::Module => wire::Scope::Module,
+            boards::Scope::SocRails => wire::Scope::SocRails,
+            boards::Scope::CpuPackage => wire::Scope::CpuPackage,
+            boards::Scope::CpuModel => wire::Scope::CpuModel,
+        }),
+        idle: match report.idle {
+            boards::Idle::Included => wire::Idle::Included,
+            boards::Idle::Subtracted => wire::Idle::Subtracted,
+        },
+        idle_watts: report.idle_watts,
+        relative_uncertainty: report.relative_uncertainty,
+        samples: report.samples,
+        sample_hz: report.sample_hz.map(thousandths),
+        window_ms: thousandths(report.window_ms),
+        calibrated_at: report.calibrated_at,
+        throttled: report.throttled,
+        below_resolution: report.below_resolution,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_rows_by_time_and_null_where_there_is_nothing() {
+        let counted = Counted { prompt_tokens: 100, generated_tokens: 1, label_rows: 0 };
+        let times = Times {
+            queue: Duration::from_micros(1234),
+            prefill: Duration::from_millis(50),
+            decode: Duration::ZERO,
+            prefill_rows: 100,
+            decode_rows: 0,
+        };
+        let usage = usage(&counted, &times);
+        assert_eq!((usage.queue_ms, usage.prefill_ms), (1.234, 50.0));
+        assert_eq!(usage.prompt_tokens_per_second, Some(2000.0));
+        assert_eq!(usage.generated_tokens_per_second, None);
+    }
+
+    #[test]
+    fn unknown_energy_is_null_on_the_wire() {
+        let json = serde_json::to_value(energy(boards::EnergyReport::unknown())).expect("it can be written");
+        assert!(json["joules"].is_null() && json["joules_per_token"].is_null() && json["source"].is_null());
+        assert_eq!(json["method"], "unknown");
+        // The wire has every field of the report, under the same name.
+        let report = serde_json::to_value(boards::EnergyReport::unknown()).expect("it can be written");
+        let names = |value: &serde_json::Value| {
+            value.as_object().map(|object| object.keys().cloned().collect::<Vec<_>>())
+        };
+        assert_eq!(names(&json), names(&report));
+    }
+}

@@ -1,0 +1,232 @@
+//! From a line of a client to a job in the queue, or to a refusal that says what is wrong.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tern_protocol::answer::{Answer, Reason};
+use tern_protocol::limits::{ID_BYTES, MESSAGES};
+use tern_protocol::request::{Role, Work};
+
+use super::queue::{Job, JobGoal, Notice, PushError, Queue};
+use super::session::Session;
+use super::state::{Ending, State};
+use super::worker::unknown_request;
+use crate::config::Limits;
+use crate::tasks::prompt::{Prompt, PromptForm};
+use crate::tasks::{Answering, Task, TaskSet, sampling};
+use crate::wire::{self, Failure, Request};
+
+/// What every client's thread needs.
+#[derive(Debug)]
+pub struct Service {
+    /// Where jobs go.
+    pub queue: Arc<Queue>,
+    /// Counters.
+    pub state: Arc<State>,
+    /// Tasks by name.
+    pub tasks: TaskSet,
+    /// How prompts are laid out for the model.
+    pub form: PromptForm,
+    /// How much may be asked for.
+    pub limits: Limits,
+}
+
+/// A refusal in the making.
+struct Refused {
+    reason: Reason,
+    message: String,
+    retry_after_ms: Option<u32>,
+}
+
+fn refused(reason: Reason, message: impl Into<String>) -> Refused {
+    Refused { reason, message: message.into(), retry_after_ms: None }
+}
+
+fn bad(message: impl std::fmt::Display) -> Refused {
+    refused(Reason::BadRequest, message.to_string())
+}
+
+/// A request of which only the id is of interest.
+#[derive(Deserialize)]
+struct OnlyId {
+    id: Option<String>,
+}
+
+/// What a job is made of, beside its client.
+struct Asked {
+    prompt: Prompt,
+    goal: JobGoal,
+    deadline_ms: Option<u32>,
+}
+
+impl Service {
+    /// Takes one line of a client, without its line end. Every answer goes through the session.
+    pub fn take_line(&self, session: &Arc<Session>, line: &[u8]) {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        let request = match self.parse(line) {
+            Ok(request) => request,
+            Err((id, refused)) => return self.refuse(session, id, refused),
+        };
+        let id = request.id.clone();
+        if session.begin(&id).is_err() {
+            // An answer with this id would end the request that has it.
+            let message = format!("the id {id:?} belongs to a live request; give each request its own");
+            return self.refuse(session, None, bad(message));
+        }
+        if let Err(refused) = self.take(session, request) {
+            self.refuse(session, Some(id), refused);
+        }
+    }
+
+    /// Refuses a line that was not taken in.
+    pub fn refuse_line(&self, session: &Session, reason: Reason, message: impl Into<String>) {
+        self.refuse(session, None, refused(reason, message));
+    }
+
+    fn refuse(&self, session: &Session, id: Option<String>, refused: Refused) {
+        let Refused { reason, message, retry_after_ms } = refused;
+        log::debug!("client {}: request refused: {message}", session.id());
+        self.state.count(Ending::Refused);
+        session.send(&Answer::Error(Failure { id, code: reason.code(), reason, message, retry_after_ms }));
+    }
+
+    fn parse(&self, line: &[u8]) -> Result<Request, (Option<String>, Refused)> {
+        let text = std::str::from_utf8(line).map_err(|error| {
+            (None, bad(format!("the line is not UTF-8 from byte {} on; send UTF-8", error.valid_up_to())))
+        })?;
+        let request: Request = serde_json::from_str(text).map_err(|error| {
+            // Valid JSON may still tell whom to answer.
+            let id = serde_json::from_str::<OnlyId>(text).ok().and_then(|found| found.id);
+            let id = id.filter(|id| (1..=ID_BYTES).contains(&id.len()));
+            (id, bad(format!("not a request: {error}")))
+        })?;
+        match request.id.len() {
+            1..=ID_BYTES => Ok(request),
+            found => Err((None, bad(format!("the id has {found} bytes; give it 1 to {ID_BYTES}")))),
+        }
+    }
+
+    /// Does what a request of a usable id asks for.
+    fn take(&self, session: &Arc<Session>, mut request: Request) -> Result<(), Refused> {
+        let asks = request.work().map_err(bad)?;
+        let takes_text = matches!(asks, Work::Task(_) | Work::Ask(_));
+        if request.text.is_some() && !takes_text {
+            return Err(bad("text goes with task and ask only; put it into the prompt or a message"));
+        }
+        if request.text.is_none() && takes_text {
+            return Err(bad("text is missing; task and ask need it"));
+        }
+        let text = request.text.take().unwrap_or_default();
+        let asked = match request.work().map_err(bad)? {
+            Work::Status => {
+                let status = self.state.status(request.id, &self.queue, &self.tasks);
+                session.send(&Answer::Status(status));
+                return Ok(());
+            }
+            Work::Cancel(target) if session.is_live(target) && *target != request.id => {
+                let (session, target) = (Arc::clone(session), target.clone());
+                self.queue.notify(Notice::Cancel { session, by: request.id, target });
+                return Ok(());
+            }
+            Work::Cancel(target) => {
+                session.send(&unknown_request(request.id.clone(), target));
+                return Ok(());
+            }
+            Work::Task(name) => {
+                let task = self.tasks.find(name).ok_or_else(|| {
+                    let names: Vec<_> = self.tasks.names().collect();
+                    refused(Reason::UnknownTask, format!("no task {name:?}; there are {}", names.join(", ")))
+                })?;
+                self.on_task(Arc::clone(task), &text)?
+            }
+            Work::Ask(ask) => self.on_task(Arc::new(Task::new(ask.clone()).map_err(bad)?), &text)?,
+            Work::Generate(generate) => {
+                self.check_size(generate.prompt.len(), "the prompt", self.limits.text_bytes)?;
+                let prompt = self.form.plain(&generate.prompt);
+                on_text(prompt, generate.sampling.clone(), generate.max_tokens)?
+            }
+            Work::Chat(chat) => {
+                let prompt = self.conversation(chat)?;
+                on_text(prompt, chat.sampling.clone(), chat.max_tokens)?
+            }
+        };
+        self.queue_up(session, request, asked)
+    }
+
+    fn check_size(&self, found: usize, what: &str, most: usize) -> Result<(), Refused> {
+        if found <= most {
+            return Ok(());
+        }
+        let message = format!("{what} has {found} bytes; at most {most} are taken; shorten it");
+        Err(refused(Reason::TooLarge, message))
+    }
+
+    fn on_task(&self, task: Arc<Task>, text: &str) -> Result<Asked, Refused> {
+        let most = task.text_bytes.map_or(self.limits.text_bytes, |own| own.min(self.limits.text_bytes));
+        self.check_size(text.len(), "the text", most)?;
+        let prompt = self.form.task(&task, text);
+        Ok(Asked { prompt, deadline_ms: task.deadline_ms, goal: JobGoal::Task(task) })
+    }
+
+    fn conversation(&self, chat: &wire::Chat) -> Result<Prompt, Refused> {
+        let messages = &chat.messages;
+        match messages.len() {
+            1..=MESSAGES => {}
+            found => return Err(bad(format!("{found} messages; give 1 to {MESSAGES}"))),
+        }
+        if messages.last().is_some_and(|last| last.role != Role::User) {
+            return Err(bad("the last message must be the user's, for the model to answer it"));
+        }
+        let bytes = messages.iter().map(|message| message.content.len()).sum();
+        self.check_size(bytes, "the conversation", self.limits.text_bytes)?;
+        self.form.chat(messages).map_err(bad)
+    }
+
+    fn queue_up(&self, session: &Arc<Session>, request: Request, asked: Asked) -> Result<(), Refused> {
+        let queued_at = Instant::now();
+        let given_ms = request.deadline_ms.or(asked.deadline_ms).or(self.limits.deadline_ms);
+        let job = Box::new(Job {
+            session: Arc::clone(session),
+            id: request.id,
+            prompt: asked.prompt,
+            goal: asked.goal,
+            stream: request.stream,
+            queued_at,
+            deadline: given_ms.map(|ms| {
+                let given = Duration::from_millis(u64::from(ms));
+                (queued_at + given, given)
+            }),
+        });
+        self.queue.push(job).map_err(|(_, error)| match error {
+            PushError::Stopping => refused(Reason::Stopping, super::STOPPING),
+            PushError::Full { waiting } => {
+                self.full(waiting, format!("{waiting} requests wait already (limits.queue); try again later"))
+            }
+            PushError::ClientFull { waiting } => self.full(
+                waiting,
+                format!(
+                    "{waiting} requests of this client wait already (limits.client_queue); try again later"
+                ),
+            ),
+        })
+    }
+
+    fn full(&self, waiting: usize, message: String) -> Refused {
+        let retry_after_ms = Some(self.state.retry_after_ms(waiting));
+        Refused { reason: Reason::QueueFull, message, retry_after_ms }
+    }
+}
+
+fn on_text(
+    prompt: Prompt,
+    wanted: Option<wire::Sampling>,
+    max_tokens: Option<u32>,
+) -> Result<Asked, Refused> {
+    let (sampling, stops) = sampling(wanted).map_err(bad)?;
+    let max_tokens = max_tokens.map(|tokens| tokens as usize);
+    let goal = JobGoal::Text(Answering::Text { sampling, stops, max_tokens });
+    Ok(Asked { prompt, goal, deadline_ms: None })
+}

@@ -1,0 +1,190 @@
+//! One connected client: which of its requests are live, and the answers it has not taken yet.
+//!
+//! Answers wait here for the client's writer thread. The engine never waits for a client: one that lets more than a
+//! limit of bytes wait is abandoned.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::wire::Answer;
+
+/// Number of a client, never used twice.
+pub type ClientId = u64;
+
+/// What happens to the connection when its client is abandoned.
+pub type Hangup = Box<dyn Fn() + Send + Sync>;
+
+/// A connected client.
+pub struct Session {
+    id: ClientId,
+    unread_bytes: usize,
+    hang_up: Hangup,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Ids of requests without a last answer.
+    live: HashSet<String>,
+    /// Lines to be written.
+    lines: VecDeque<String>,
+    bytes: usize,
+    /// No further request comes.
+    read_to_end: bool,
+    /// Nobody reads answers any more.
+    abandoned: bool,
+}
+
+/// A request with the id of a live one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DuplicateId;
+
+impl Session {
+    /// A client whose waiting answers have at most `unread_bytes`; `hang_up` must end its connection.
+    pub fn new(id: ClientId, unread_bytes: usize, hang_up: Hangup) -> Self {
+        Session { id, unread_bytes, hang_up, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ClientId {
+        self.id
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a request.
+    ///
+    /// # Errors
+    /// If a live request has this id.
+    pub fn begin(&self, id: &str) -> Result<(), DuplicateId> {
+        if self.state().live.insert(id.to_owned()) { Ok(()) } else { Err(DuplicateId) }
+    }
+
+    /// Whether a request of this id is live.
+    pub fn is_live(&self, id: &str) -> bool {
+        self.state().live.contains(id)
+    }
+
+    /// Puts an answer in line; a last answer ends its request. Abandons the client if too much waits.
+    pub fn send(&self, answer: &Answer) {
+        let line = match serde_json::to_string(answer) {
+            Ok(line) => line + "\n",
+            // Answers are strings, numbers and lists: nothing that JSON lacks.
+            Err(error) => return log::error!("an answer could not be written: {error}"),
+        };
+        let mut state = self.state();
+        if let Some(id) = answer.id().filter(|_| answer.is_last()) {
+            state.live.remove(id);
+        }
+        if state.abandoned {
+            return;
+        }
+        let waiting_bytes = state.bytes + line.len();
+        // One answer may be larger than the limit; it is the second that must not wait behind it.
+        if waiting_bytes > self.unread_bytes && !state.lines.is_empty() {
+            drop(state);
+            log::warn!(
+                "client {} does not read its answers ({waiting_bytes} bytes wait); disconnecting it",
+                self.id
+            );
+            return self.abandon();
+        }
+        state.bytes = waiting_bytes;
+        state.lines.push_back(line);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the next line to write; `None` when there will be none.
+    pub fn next_line(&self) -> Option<String> {
+        let mut state = self.state();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                state.bytes -= line.len();
+                return Some(line);
+            }
+            if state.abandoned || state.read_to_end && state.live.is_empty() {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// No further request comes: the connection ends with the last answer.
+    pub fn end_requests(&self) {
+        self.state().read_to_end = true;
+        self.changed.notify_all();
+    }
+
+    /// Nobody reads answers any more.
+    pub fn abandon(&self) {
+        let mut state = self.state();
+        state.abandoned = true;
+        state.lines.clear();
+        state.bytes = 0;
+        drop(state);
+        (self.hang_up)();
+        self.changed.notify_all();
+    }
+
+    /// Whether nobody reads answers any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.state().abandoned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tern_protocol::answer::{Answer, Reason, Token};
+
+    use super::*;
+    use crate::serve::refusal;
+
+    fn session(unread_bytes: usize) -> (Session, Arc<AtomicBool>) {
+        let hung_up = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&hung_up);
+        (Session::new(1, unread_bytes, Box::new(move || flag.store(true, Ordering::Relaxed))), hung_up)
+    }
+
+    #[test]
+    fn an_id_is_free_again_after_its_last_answer() {
+        let (session, _) = session(1000);
+        session.begin("a").expect("it is new");
+        assert_eq!(session.begin("a"), Err(DuplicateId));
+        session.send(&Answer::Token(Token { id: "a".into(), text: "x".into() }));
+        assert!(session.is_live("a"));
+        session.send(&refusal(Some("a".into()), Reason::Cancelled, "cancelled"));
+        assert!(!session.is_live("a"));
+        session.begin("a").expect("it is free again");
+        session.end_requests();
+        assert!(session.next_line().is_some_and(|line| line.starts_with("{\"type\":\"token\"")));
+        assert!(session.next_line().is_some_and(|line| line.contains("\"code\":499")));
+        session.send(&refusal(Some("a".into()), Reason::Deadline, "late"));
+        assert!(session.next_line().is_some());
+        assert_eq!(session.next_line(), None);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_abandoned() {
+        let (session, hung_up) = session(100);
+        session.begin("a").expect("it is new");
+        let long = "x".repeat(200);
+        session.send(&Answer::Token(Token { id: "a".into(), text: long.clone() }));
+        assert!(!session.is_abandoned());
+        session.send(&Answer::Token(Token { id: "a".into(), text: long }));
+        assert!(session.is_abandoned() && hung_up.load(Ordering::Relaxed));
+        assert_eq!(session.next_line(), None);
+    }
+}

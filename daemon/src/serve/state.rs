@@ -1,0 +1,166 @@
+//! What the daemon knows of itself, for `status` answers.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tern_boards::energy::Totals;
+use tern_protocol::answer::{EnergyTotals, Method, Requests, State as Readiness, Tokens};
+
+use super::queue::Queue;
+use super::report;
+use crate::tasks::TaskSet;
+use crate::wire::{Heap, Status};
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Name of the model.
+    pub model: String,
+    /// Name of the kernel set.
+    pub kernels: &'static str,
+    /// Worker threads.
+    pub threads: usize,
+    /// Requests that run at once.
+    pub slots: usize,
+}
+
+/// Counters, written by the engine's thread and by clients' threads.
+#[derive(Debug)]
+pub struct State {
+    /// What does not change.
+    pub facts: Facts,
+    began: Instant,
+    answered: AtomicU64,
+    refused: AtomicU64,
+    expired: AtomicU64,
+    cancelled: AtomicU64,
+    prompt_tokens: AtomicU64,
+    generated_tokens: AtomicU64,
+    live: AtomicU64,
+    /// Mean time of a request in the engine, in microseconds, recent ones weighing more.
+    service_us: AtomicU64,
+    energy: Mutex<Option<Energy>>,
+}
+
+#[derive(Clone, Debug)]
+struct Energy {
+    totals: Totals,
+    idle_watts: Option<f64>,
+    method: Method,
+    source: String,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With an answer.
+    Answered,
+    /// It was not taken.
+    Refused,
+    /// Its deadline ran out.
+    Expired,
+    /// Nobody wanted it any more, or the daemon stopped.
+    Cancelled,
+}
+
+impl State {
+    /// A daemon that starts now.
+    pub fn new(facts: Facts) -> Self {
+        State {
+            facts,
+            began: Instant::now(),
+            answered: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            generated_tokens: AtomicU64::new(0),
+            live: AtomicU64::new(0),
+            service_us: AtomicU64::new(0),
+            energy: Mutex::new(None),
+        }
+    }
+
+    /// Counts a request that ended.
+    pub fn count(&self, ending: Ending) {
+        let counter = match ending {
+            Ending::Answered => &self.answered,
+            Ending::Refused => &self.refused,
+            Ending::Expired => &self.expired,
+            Ending::Cancelled => &self.cancelled,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the work of an answered request.
+    pub fn count_work(&self, prompt_tokens: usize, generated_tokens: usize, service: Duration) {
+        self.prompt_tokens.fetch_add(prompt_tokens as u64, Ordering::Relaxed);
+        self.generated_tokens.fetch_add(generated_tokens as u64, Ordering::Relaxed);
+        let service_us = service.as_micros() as u64;
+        // Only the engine's thread writes this.
+        let mean_us = self.service_us.load(Ordering::Relaxed);
+        let mean_us = if mean_us == 0 { service_us } else { (mean_us * 7 + service_us) / 8 };
+        self.service_us.store(mean_us, Ordering::Relaxed);
+    }
+
+    /// Says how many requests the engine works on.
+    pub fn set_live(&self, live: usize) {
+        self.live.store(live as u64, Ordering::Relaxed);
+    }
+
+    /// Says where the energy went.
+    pub fn set_energy(&self, ledger: &tern_boards::energy::Ledger) {
+        let energy = ledger.totals().zip(ledger.meter()).map(|(totals, meter)| Energy {
+            totals,
+            idle_watts: ledger.idle_watts(),
+            method: report::method(meter.method()),
+            source: meter.source().to_owned(),
+        });
+        *self.energy.lock().unwrap_or_else(PoisonError::into_inner) = energy;
+    }
+
+    /// When a refused client may find room: the time that one request in `waiting` takes to leave the queue.
+    pub fn retry_after_ms(&self, waiting: usize) -> u32 {
+        let service_us = self.service_us.load(Ordering::Relaxed).max(10_000);
+        let places = (waiting as u64 / 4).max(1);
+        let wait_us = service_us.saturating_mul(places) / self.facts.slots as u64;
+        u32::try_from(wait_us / 1000).unwrap_or(u32::MAX).clamp(10, 60_000)
+    }
+
+    /// The answer to the status request `id`.
+    pub fn status(&self, id: String, queue: &Queue, tasks: &TaskSet) -> Status {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let joules = |uj: u64| uj as f64 * 1e-6;
+        let energy = self.energy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Status {
+            id,
+            state: if queue.stop_by().is_some() { Readiness::Stopping } else { Readiness::Ready },
+            model: self.facts.model.clone(),
+            kernels: self.facts.kernels.to_owned(),
+            threads: self.facts.threads as u32,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            queue: queue.len() as u32,
+            live: load(&self.live) as u32,
+            requests: Requests {
+                answered: load(&self.answered),
+                refused: load(&self.refused),
+                expired: load(&self.expired),
+                cancelled: load(&self.cancelled),
+            },
+            tokens: Tokens { prompt: load(&self.prompt_tokens), generated: load(&self.generated_tokens) },
+            uptime_s: report::thousandths(self.began.elapsed().as_secs_f64()),
+            tasks: tasks.names().map(str::to_owned).collect(),
+            energy: energy.map(|energy| EnergyTotals::<Heap> {
+                counter_joules: joules(energy.totals.counter_uj),
+                requests_joules: joules(energy.totals.requests_uj),
+                idle_joules: joules(energy.totals.idle_uj),
+                unattributed_joules: joules(energy.totals.unattributed_uj),
+                idle_watts: energy.idle_watts,
+                method: energy.method,
+                source: energy.source,
+            }),
+        }
+    }
+}

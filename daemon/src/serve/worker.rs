@@ -1,0 +1,395 @@
+//! The one thread that runs the engine: takes jobs from the queue, runs steps, reads the meter around them, answers.
+
+use std::time::{Duration, Instant};
+
+use tern_boards::Root;
+use tern_boards::energy::{Completed, Ledger, Phase, Share};
+use tern_boards::thermal::Thermal;
+use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason, Token};
+use tern_runtime::engine::{self, Engine, Event, Goal, Refusal, Request, Usage};
+
+use super::queue::{Job, Notice, Queue};
+use super::refusal;
+use super::report::{self, Times};
+use super::state::{Ending, State};
+use crate::systemd::Watchdog;
+use crate::tasks::Answering;
+use crate::tasks::answer::decide;
+use crate::wire::{Decision, Text};
+
+/// How often idle energy is read, and the longest the thread sleeps.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a look at the throttling flags serves.
+const THROTTLE_AGE: Duration = Duration::from_secs(1);
+
+/// The engine's thread.
+pub struct Worker<'w, 'e> {
+    engine: &'w mut Engine<'e>,
+    queue: &'w Queue,
+    state: &'w State,
+    ledger: Ledger,
+    /// Zero of the ledger's clock.
+    origin: Instant,
+    watchdog: Watchdog,
+    live: Vec<Live>,
+    next_key: u64,
+    throttled: Option<(Instant, Option<bool>)>,
+}
+
+/// A job in the engine.
+struct Live {
+    key: u64,
+    job: Box<Job>,
+    admitted: Instant,
+    prefill_end: Option<Instant>,
+    prefill_rows: usize,
+    decode_rows: usize,
+    text: String,
+    /// Where the text begins that was not sent yet.
+    unsent: usize,
+    probabilities: Vec<f32>,
+    /// The step at hand produced the first token, the decision or the end.
+    began_answer: bool,
+    finish: Option<(engine::Finish, Usage)>,
+}
+
+impl Live {
+    fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Text(text) => self.text.push_str(text),
+            Event::Decided { probabilities } => self.probabilities = probabilities.to_vec(),
+            Event::Finished { reason, usage } => self.finish = Some((reason, usage)),
+            Event::Token { .. } | Event::Logits { .. } => {}
+        }
+        self.began_answer = true;
+    }
+
+    fn times(&self, now: Instant) -> Times {
+        let prefill_end = self.prefill_end.unwrap_or(now);
+        Times {
+            queue: self.admitted.saturating_duration_since(self.job.queued_at),
+            prefill: prefill_end.saturating_duration_since(self.admitted),
+            decode: now.saturating_duration_since(prefill_end),
+            prefill_rows: self.prefill_rows,
+            decode_rows: self.decode_rows,
+        }
+    }
+}
+
+/// Gives a job to the engine.
+fn submit(engine: &mut Engine<'_>, key: u64, job: &Job) -> Result<(), Refusal> {
+    let pieces = job.prompt.pieces();
+    let texts: Vec<&str>;
+    let goal = match job.answering() {
+        Answering::Decision { labels, .. } => {
+            texts = labels.iter().map(String::as_str).collect();
+            Goal::Choose { labels: &texts }
+        }
+        &Answering::Text { sampling, ref stops, max_tokens } => {
+            texts = stops.iter().map(String::as_str).collect();
+            Goal::Generate { sampling, max_tokens, stops: &texts, ignore_stop_tokens: false }
+        }
+    };
+    engine.submit(&Request { key, prompt: &pieces, goal })
+}
+
+/// The reason of a refusal, for programs.
+fn reason(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::ContextOverflow { .. } | Refusal::PromptTooLong { .. } | Refusal::Busy { .. } => {
+            Reason::TooLarge
+        }
+        _ => Reason::BadRequest,
+    }
+}
+
+fn finish(reason: engine::Finish) -> Finish {
+    match reason {
+        engine::Finish::StopToken => Finish::StopToken,
+        engine::Finish::StopString => Finish::StopString,
+        engine::Finish::MaxTokens => Finish::MaxTokens,
+        // Text never ends as complete: that is for decisions.
+        _ => Finish::ContextFull,
+    }
+}
+
+impl<'w, 'e> Worker<'w, 'e> {
+    /// A worker on `engine`, with a ledger whose clock began at `origin`.
+    pub fn new(
+        engine: &'w mut Engine<'e>,
+        queue: &'w Queue,
+        state: &'w State,
+        ledger: Ledger,
+        origin: Instant,
+    ) -> Self {
+        Worker {
+            engine,
+            queue,
+            state,
+            ledger,
+            origin,
+            watchdog: Watchdog::of_service(),
+            live: Vec::new(),
+            next_key: 0,
+            throttled: None,
+        }
+    }
+
+    /// Works until the queue is stopped and the last request has ended.
+    pub fn run(mut self) {
+        loop {
+            self.watchdog.alive();
+            for notice in self.queue.take_notices() {
+                match notice {
+                    Notice::Gone(client) => self.drop_client(client),
+                    Notice::Cancel { session, by, target } => {
+                        let cancelled =
+                            self.cancel(|job| job.session.id() == session.id() && job.id == target);
+                        session.send(&match cancelled {
+                            true => Answer::Cancelled(Cancelled { id: by, cancel: target }),
+                            false => unknown_request(by, &target),
+                        });
+                    }
+                }
+            }
+            self.expire();
+            if let Some(stop_by) = self.queue.stop_by() {
+                self.turn_away();
+                if Instant::now() >= stop_by {
+                    self.break_off();
+                }
+            } else {
+                self.admit();
+            }
+            self.state.set_live(self.live.len());
+            if !self.live.is_empty() {
+                self.step();
+            } else if self.queue.stop_by().is_some() {
+                break;
+            } else {
+                self.ledger.tick(self.origin.elapsed());
+                self.state.set_energy(&self.ledger);
+                self.queue.wait(self.watchdog.longest_sleep().min(TICK));
+            }
+        }
+        self.ledger.tick(self.origin.elapsed());
+        self.state.set_energy(&self.ledger);
+    }
+
+    /// Moves jobs from the queue into the engine as long as it takes them.
+    fn admit(&mut self) {
+        while self.engine.live() < self.engine.options().slots {
+            let Some(job) = self.queue.pop() else { return };
+            let key = self.next_key;
+            match submit(self.engine, key, &job) {
+                // The engine has memory again when something that runs has ended.
+                Err(Refusal::Busy { .. }) if !self.live.is_empty() => return self.queue.put_back(job),
+                Err(refused) => {
+                    log::debug!("client {}: request refused: {refused}", job.session.id());
+                    self.state.count(Ending::Refused);
+                    job.session.send(&refusal(Some(job.id), reason(&refused), refused.to_string()));
+                }
+                Ok(()) => {
+                    self.next_key += 1;
+                    self.live.push(Live {
+                        key,
+                        job,
+                        admitted: Instant::now(),
+                        prefill_end: None,
+                        prefill_rows: 0,
+                        decode_rows: 0,
+                        text: String::new(),
+                        unsent: 0,
+                        probabilities: Vec::new(),
+                        began_answer: false,
+                        finish: None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Runs one step and sends what came of it.
+    fn step(&mut self) {
+        self.ledger.begin_step(self.origin.elapsed());
+        let live = &mut self.live;
+        let step = self.engine.step(|key, event| {
+            if let Some(live) = live.iter_mut().find(|live| live.key == key) {
+                live.take(event);
+            }
+        });
+        let now = Instant::now();
+        let phase = |phase| match phase {
+            engine::Phase::Prefill => Phase::Prefill,
+            engine::Phase::Decode => Phase::Decode,
+        };
+        let shares: Vec<Share> = step
+            .shares
+            .iter()
+            .map(|share| Share { request: share.key, phase: phase(share.phase), weight: share.work })
+            .collect();
+        self.ledger.end_step(now.saturating_duration_since(self.origin), &shares);
+        for share in &step.shares {
+            if let Some(live) = self.live.iter_mut().find(|live| live.key == share.key) {
+                match share.phase {
+                    engine::Phase::Prefill => live.prefill_rows += share.rows,
+                    engine::Phase::Decode => live.decode_rows += share.rows,
+                }
+            }
+        }
+        log::trace!("step of {} rows for {} requests", step.rows(), step.shares.len());
+        for live in &mut self.live {
+            if live.began_answer && live.prefill_end.is_none() {
+                live.prefill_end = Some(now);
+            }
+            if live.job.stream && live.unsent < live.text.len() {
+                let text = live.text[live.unsent..].to_owned();
+                live.unsent = live.text.len();
+                live.job.session.send(&Answer::Token(Token { id: live.job.id.clone(), text }));
+            }
+        }
+        while let Some(index) = self.live.iter().position(|live| live.finish.is_some()) {
+            let live = self.live.remove(index);
+            self.answer(live, now);
+        }
+    }
+
+    /// Sends the last answer of a request that the engine has finished.
+    fn answer(&mut self, live: Live, now: Instant) {
+        let Some((reason, counted)) = live.finish else { return };
+        let times = live.times(now);
+        let completed = Completed {
+            prefill_tokens: counted.prompt_tokens as u64,
+            decode_tokens: counted.generated_tokens as u64,
+            throttled: self.throttled(now),
+        };
+        let energy = self.ledger.finish(live.key, completed);
+        let (usage, energy) = (report::usage(&counted, &times), report::energy(energy));
+        let Live { job, probabilities, text, admitted, .. } = live;
+        let id = job.id.clone();
+        let model = self.state.facts.model.clone();
+        let task = job.task_name().map(str::to_owned);
+        let answer = match job.answering() {
+            Answering::Decision { labels, reading, threshold } => {
+                let verdict = decide(&probabilities, *reading, *threshold);
+                let each = labels.iter().zip(&probabilities);
+                Answer::Decision(Decision {
+                    id,
+                    label: (!verdict.abstained).then(|| labels[verdict.best].clone()),
+                    probability: verdict.probability,
+                    abstained: verdict.abstained,
+                    probabilities: each
+                        .map(|(label, p)| Probability { label: label.clone(), p: *p })
+                        .collect(),
+                    value: verdict.value,
+                    usage,
+                    energy,
+                    model,
+                    task,
+                })
+            }
+            Answering::Text { .. } => {
+                Answer::Text(Text { id, text, finish: finish(reason), usage, energy, model, task })
+            }
+        };
+        self.state.count(Ending::Answered);
+        self.state.count_work(counted.prompt_tokens, counted.generated_tokens, now - admitted);
+        self.state.set_energy(&self.ledger);
+        job.session.send(&answer);
+    }
+
+    /// Gives up requests whose time has run out.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let over = |job: &Job| job.deadline.is_some_and(|(at, _)| at <= now);
+        for job in self.queue.remove(over) {
+            self.tell_expired(&job, "before the engine had room for it");
+        }
+        for live in self.take_live(over) {
+            self.tell_expired(&live.job, "while the engine worked on it");
+        }
+    }
+
+    fn tell_expired(&self, job: &Job, when: &str) {
+        let given_ms = job.deadline.map_or(0, |(_, given)| given.as_millis());
+        let message =
+            format!("the deadline of {given_ms} ms ran out {when}; give it more time or send less at once");
+        self.state.count(Ending::Expired);
+        job.session.send(&refusal(Some(job.id.clone()), Reason::Deadline, message));
+    }
+
+    /// Cancels a request, waiting or running, and tells its client; says whether there was one.
+    fn cancel(&mut self, wanted: impl Fn(&Job) -> bool) -> bool {
+        let mut jobs = self.queue.remove(&wanted);
+        jobs.extend(self.take_live(&wanted).into_iter().map(|live| live.job));
+        for job in &jobs {
+            self.state.count(Ending::Cancelled);
+            let message = "the client cancelled the request";
+            job.session.send(&refusal(Some(job.id.clone()), Reason::Cancelled, message));
+        }
+        !jobs.is_empty()
+    }
+
+    /// Forgets the requests of a client that is gone.
+    fn drop_client(&mut self, client: u64) {
+        let theirs = |job: &Job| job.session.id() == client;
+        let gone = self.queue.remove(theirs).len() + self.take_live(theirs).len();
+        for _ in 0..gone {
+            self.state.count(Ending::Cancelled);
+        }
+        if gone > 0 {
+            log::debug!("client {client} is gone; {gone} of its requests were dropped");
+        }
+    }
+
+    /// Answers what still waits when the daemon stops.
+    fn turn_away(&mut self) {
+        for job in self.queue.remove(|_| true) {
+            self.tell_stopping(&job);
+        }
+    }
+
+    /// Ends what still runs when the daemon has waited long enough.
+    fn break_off(&mut self) {
+        for live in self.take_live(|_| true) {
+            self.tell_stopping(&live.job);
+        }
+    }
+
+    fn tell_stopping(&self, job: &Job) {
+        self.state.count(Ending::Cancelled);
+        job.session.send(&refusal(Some(job.id.clone()), Reason::Stopping, super::STOPPING));
+    }
+
+    /// Takes running requests out of the engine and closes their energy accounts.
+    fn take_live(&mut self, wanted: impl Fn(&Job) -> bool) -> Vec<Live> {
+        let (taken, kept) =
+            std::mem::take(&mut self.live).into_iter().partition::<Vec<_>, _>(|live| wanted(&live.job));
+        self.live = kept;
+        for live in &taken {
+            self.engine.cancel(live.key);
+            self.ledger.finish(live.key, Completed::default());
+        }
+        taken
+    }
+
+    /// Whether the machine is slowed, as of about now.
+    fn throttled(&mut self, now: Instant) -> Option<bool> {
+        match self.throttled {
+            Some((at, throttled)) if now.saturating_duration_since(at) < THROTTLE_AGE => throttled,
+            _ => {
+                let throttled = Thermal::detect(&Root::new("/")).throttled;
+                self.throttled = Some((now, throttled));
+                throttled
+            }
+        }
+    }
+}
+
+/// The answer to cancelling what is not there.
+pub(super) fn unknown_request(by: String, target: &str) -> crate::wire::Answer {
+    let message =
+        format!("no live request of this connection has the id {target:?}; it may have ended already");
+    refusal(Some(by), Reason::UnknownRequest, message)
+}

@@ -1,0 +1,12 @@
+//! Tasks: what is asked of a text, and how the model's numbers become an answer.
+//!
+//! A task is given by a TOML file or inside a request; both have the fields of [`tern_protocol::request::Ask`] and go
+//! through [`Task::new`]. [`prompt`] lays a task and a text out for the model; [`answer`] reads its decision.
+
+pub mod answer;
+pub mod prompt;
+mod set;
+mod task;
+
+pub use set::{TaskFileError, TaskSet};
+pub use task::{Answering, Task, TaskError, sampling};

@@ -1,0 +1,367 @@
+//! One task, checked.
+
+use std::error::Error;
+use std::fmt;
+
+use tern_protocol::limits::SCORE_STEPS;
+use tern_protocol::request::{Kind, Limits};
+use tern_runtime::sampler::{Sampling, SamplingError};
+
+use super::answer::Reading;
+use crate::wire::{self, Ask};
+
+/// How instructions and text become one message where the task does not say.
+const TEMPLATE: &str = "{instructions}\n{text}";
+
+/// A task that makes sense.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Its name; `None` if it was given in a request without one.
+    pub name: Option<String>,
+    /// What to do.
+    pub instructions: String,
+    /// `{instructions}` and `{text}` are replaced.
+    pub template: String,
+    /// Solved examples: text and answer.
+    pub examples: Vec<(String, String)>,
+    /// Bytes of the longest text, where the task says.
+    pub text_bytes: Option<usize>,
+    /// Deadline of requests that give none, where the task says.
+    pub deadline_ms: Option<u32>,
+    /// What comes out.
+    pub answering: Answering,
+}
+
+/// What comes out of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answering {
+    /// One of some labels.
+    Decision {
+        /// The labels as the model says them.
+        labels: Vec<String>,
+        /// What they mean.
+        reading: Reading,
+        /// Abstain if the best is less probable.
+        threshold: Option<f32>,
+    },
+    /// Text.
+    Text {
+        /// How tokens are chosen.
+        sampling: Sampling,
+        /// Strings that end it.
+        stops: Vec<String>,
+        /// Most tokens.
+        max_tokens: Option<usize>,
+    },
+}
+
+/// A task that makes no sense.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// A field is missing.
+    Missing {
+        /// The field.
+        field: &'static str,
+        /// The kind of task that needs it.
+        kind: &'static str,
+    },
+    /// A field that this kind of task has no use for.
+    Unused {
+        /// The field.
+        field: &'static str,
+        /// The kind of task.
+        kind: &'static str,
+    },
+    /// Fewer than two labels.
+    TooFewLabels {
+        /// How many there are.
+        found: usize,
+    },
+    /// A label without text.
+    EmptyLabel {
+        /// Its place, counted from 0.
+        index: usize,
+    },
+    /// Two equal labels.
+    DuplicateLabel {
+        /// The label.
+        label: String,
+    },
+    /// A threshold that is no probability.
+    Threshold {
+        /// What it is.
+        found: f32,
+    },
+    /// A range of scores that is empty or too wide.
+    ScoreRange {
+        /// The least value.
+        min: i32,
+        /// The greatest value.
+        max: i32,
+    },
+    /// The template does not use the text exactly once.
+    TemplateText {
+        /// How often it does.
+        found: usize,
+    },
+    /// An example whose answer the task cannot give.
+    ExampleAnswer {
+        /// Its place, counted from 0.
+        index: usize,
+        /// The answer.
+        answer: String,
+    },
+    /// `max_tokens` is 0.
+    NoTokens,
+    /// A sampling setting is outside its range.
+    Sampling(SamplingError),
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TaskError::Missing { field, kind } => write!(f, "a {kind} task needs {field}"),
+            TaskError::Unused { field, kind } => {
+                write!(f, "a {kind} task has no use for {field}; leave it out or change kind")
+            }
+            TaskError::TooFewLabels { found } => {
+                write!(f, "labels has {found} entries; a choice needs at least 2")
+            }
+            TaskError::EmptyLabel { index } => {
+                write!(f, "label {index} is empty; leave it out or give it text")
+            }
+            TaskError::DuplicateLabel { label } => write!(f, "label {label:?} is given twice; give it once"),
+            TaskError::Threshold { found } => {
+                write!(f, "threshold is {found}; it is a probability from 0 to 1")
+            }
+            TaskError::ScoreRange { min, max } => {
+                write!(f, "scores from {min} to {max}; max must be 1 to {SCORE_STEPS} above min")
+            }
+            TaskError::TemplateText { found } => {
+                write!(f, "the template has {{text}} {found} times; it must have it once")
+            }
+            TaskError::ExampleAnswer { index, answer } => {
+                write!(
+                    f,
+                    "example {index} answers {answer:?}, which this task cannot answer; use one of its labels"
+                )
+            }
+            TaskError::NoTokens => f.write_str("limits.max_tokens is 0; ask for at least 1"),
+            TaskError::Sampling(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl Error for TaskError {}
+
+/// Sampling as the runtime takes it, checked, and the stop strings.
+///
+/// # Errors
+/// If a setting is outside its range.
+pub fn sampling(wire: Option<wire::Sampling>) -> Result<(Sampling, Vec<String>), SamplingError> {
+    let wire = wire.unwrap_or_default();
+    let plain = Sampling::default();
+    let sampling = Sampling {
+        temperature: wire.temperature.unwrap_or(plain.temperature),
+        top_k: wire.top_k.map_or(plain.top_k, |top_k| top_k as usize),
+        top_p: wire.top_p.unwrap_or(plain.top_p),
+        min_p: wire.min_p.unwrap_or(plain.min_p),
+        repetition_penalty: wire.repetition_penalty.unwrap_or(plain.repetition_penalty),
+        seed: wire.seed.unwrap_or(plain.seed),
+        ..plain
+    };
+    sampling.check()?;
+    Ok((sampling, wire.stop.unwrap_or_default()))
+}
+
+impl Task {
+    /// Checks a task.
+    ///
+    /// # Errors
+    /// The first thing in it that makes no sense.
+    pub fn new(ask: Ask) -> Result<Self, TaskError> {
+        let kind = kind_name(ask.kind);
+        let limits = ask.limits.unwrap_or_default();
+        refuse_unused(&ask, limits, kind)?;
+        let template = ask.template.unwrap_or_else(|| TEMPLATE.to_owned());
+        match template.matches("{text}").count() {
+            1 => {}
+            found => return Err(TaskError::TemplateText { found }),
+        }
+        let needs_instructions = template.contains("{instructions}");
+        let instructions = match ask.instructions {
+            Some(instructions) => instructions,
+            None if needs_instructions => return Err(TaskError::Missing { field: "instructions", kind }),
+            None => String::new(),
+        };
+        let threshold = ask.threshold;
+        if let Some(found) = threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
+            return Err(TaskError::Threshold { found });
+        }
+        let decision = |labels, reading| Answering::Decision { labels, reading, threshold };
+        let missing = |field| TaskError::Missing { field, kind };
+        let answering = match ask.kind {
+            Kind::Choice => decision(check_labels(ask.labels.ok_or(missing("labels"))?)?, Reading::Choice),
+            Kind::YesNo => decision(vec!["yes".to_owned(), "no".to_owned()], Reading::YesNo),
+            Kind::Score => {
+                let (min, max) = (ask.min.ok_or(missing("min"))?, ask.max.ok_or(missing("max"))?);
+                let steps = i64::from(max) - i64::from(min);
+                if !(1..=i64::from(SCORE_STEPS)).contains(&steps) {
+                    return Err(TaskError::ScoreRange { min, max });
+                }
+                decision((min..=max).map(|value| value.to_string()).collect(), Reading::Score { min })
+            }
+            Kind::Text => {
+                let (sampling, stops) = sampling(ask.sampling).map_err(TaskError::Sampling)?;
+                let max_tokens = limits.max_tokens.map(|tokens| tokens as usize);
+                if max_tokens == Some(0) {
+                    return Err(TaskError::NoTokens);
+                }
+                Answering::Text { sampling, stops, max_tokens }
+            }
+        };
+        let examples: Vec<_> = ask
+            .example
+            .unwrap_or_default()
+            .into_iter()
+            .map(|example| (example.text, example.answer))
+            .collect();
+        if let Answering::Decision { labels, .. } = &answering
+            && let Some(index) = examples.iter().position(|(_, answer)| !labels.contains(answer))
+        {
+            return Err(TaskError::ExampleAnswer { index, answer: examples[index].1.clone() });
+        }
+        Ok(Task {
+            name: ask.name,
+            instructions,
+            template,
+            examples,
+            text_bytes: limits.text_bytes.map(|bytes| bytes as usize),
+            deadline_ms: limits.deadline_ms,
+            answering,
+        })
+    }
+
+    /// The message that asks for `text`: the template with instructions and text in place. What they say is not
+    /// looked at again.
+    pub fn message(&self, text: &str) -> String {
+        let mut message = String::with_capacity(self.template.len() + self.instructions.len() + text.len());
+        let mut rest = self.template.as_str();
+        while let Some(at) = rest.find('{') {
+            message.push_str(&rest[..at]);
+            rest = &rest[at..];
+            let places = [("{instructions}", self.instructions.as_str()), ("{text}", text), ("{", "{")];
+            for (place, content) in places {
+                if let Some(behind) = rest.strip_prefix(place) {
+                    message.push_str(content);
+                    rest = behind;
+                    break;
+                }
+            }
+        }
+        message.push_str(rest);
+        message
+    }
+}
+
+/// A kind as the wire spells it.
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Choice => "choice",
+        Kind::YesNo => "yes_no",
+        Kind::Score => "score",
+        Kind::Text => "text",
+    }
+}
+
+/// A field that would have no effect was meant to have one.
+fn refuse_unused(ask: &Ask, limits: Limits, kind: &'static str) -> Result<(), TaskError> {
+    let is_text = ask.kind == Kind::Text;
+    let unused = [
+        ("labels", ask.labels.is_some() && ask.kind != Kind::Choice),
+        ("min", ask.min.is_some() && ask.kind != Kind::Score),
+        ("max", ask.max.is_some() && ask.kind != Kind::Score),
+        ("threshold", ask.threshold.is_some() && is_text),
+        ("sampling", ask.sampling.is_some() && !is_text),
+        ("limits.max_tokens", limits.max_tokens.is_some() && !is_text),
+    ];
+    match unused.into_iter().find(|(_, unused)| *unused) {
+        Some((field, _)) => Err(TaskError::Unused { field, kind }),
+        None => Ok(()),
+    }
+}
+
+fn check_labels(labels: Vec<String>) -> Result<Vec<String>, TaskError> {
+    if labels.len() < 2 {
+        return Err(TaskError::TooFewLabels { found: labels.len() });
+    }
+    let mut seen = std::collections::HashSet::new();
+    for (index, label) in labels.iter().enumerate() {
+        if label.is_empty() {
+            return Err(TaskError::EmptyLabel { index });
+        }
+        if !seen.insert(label) {
+            return Err(TaskError::DuplicateLabel { label: label.clone() });
+        }
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(toml: &str) -> Result<Task, String> {
+        let ask: Ask = toml::from_str(toml).map_err(|error| error.message().to_owned())?;
+        Task::new(ask).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_kind_knows_its_labels() {
+        let labels = |toml: &str| match task(toml).expect("it makes sense").answering {
+            Answering::Decision { labels, reading, .. } => (labels, reading),
+            Answering::Text { .. } => panic!("a decision was asked for"),
+        };
+        let choice = "kind = 'choice'\ninstructions = 'Which?'\nlabels = ['a', 'b']";
+        assert_eq!(labels(choice), (vec!["a".into(), "b".into()], Reading::Choice));
+        let score = "kind = 'score'\ninstructions = 'How bad?'\nmin = -1\nmax = 1";
+        assert_eq!(labels(score).0, ["-1", "0", "1"]);
+        assert_eq!(labels(score).1, Reading::Score { min: -1 });
+        assert_eq!(labels("kind = 'yes_no'\ninstructions = 'Bad?'").0, ["yes", "no"]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let cases = [
+            ("kind = 'choice'\ninstructions = 'x'", "needs labels"),
+            ("kind = 'choice'\ninstructions = 'x'\nlabels = []", "labels has 0 entries"),
+            ("kind = 'choice'\ninstructions = 'x'\nlabels = ['a']", "labels has 1 entries"),
+            ("kind = 'choice'\ninstructions = 'x'\nlabels = ['a', 'b', 'a']", "\"a\" is given twice"),
+            ("kind = 'choice'\ninstructions = 'x'\nlabels = ['a', '']", "label 1 is empty"),
+            ("kind = 'choice'\nlabels = ['a', 'b']", "needs instructions"),
+            ("kind = 'yes_no'\ninstructions = 'x'\nthreshold = 1.5", "threshold is 1.5"),
+            ("kind = 'yes_no'\ninstructions = 'x'\nlabels = ['a', 'b']", "no use for labels"),
+            ("kind = 'score'\ninstructions = 'x'\nmin = 0\nmax = 21", "1 to 20 above min"),
+            ("kind = 'score'\ninstructions = 'x'\nmin = -2147483648\nmax = 2147483647", "1 to 20 above min"),
+            ("kind = 'score'\ninstructions = 'x'\nmin = 3", "needs max"),
+            ("kind = 'text'\ninstructions = 'x'\ntemplate = '{instructions}'", "{text} 0 times"),
+            ("kind = 'text'\ninstructions = 'x'\n[sampling]\ntop_p = 2.0", "top_p is 2"),
+            ("kind = 'text'\ninstructions = 'x'\n[limits]\nmax_tokens = 0", "max_tokens is 0"),
+            ("kind = 'yes_no'\ninstructions = 'x'\n[[example]]\ntext = 'a'\nanswer = 'maybe'", "\"maybe\""),
+            ("kind = 'poem'", "unknown variant `poem`"),
+            ("kind = 'text'\nintsructions = 'x'", "unknown field `intsructions`"),
+        ];
+        for (toml, expected) in cases {
+            let message = task(toml).expect_err(toml);
+            assert!(message.contains(expected), "{toml}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_text_cannot_use_the_template() {
+        let toml = "kind = 'text'\ninstructions = 'Do {text}.'\ntemplate = '<{instructions}> {x} {text}!'";
+        let task = task(toml).expect("it makes sense");
+        assert_eq!(task.message("a {instructions} b"), "<Do {text}.> {x} a {instructions} b!");
+    }
+}
