@@ -2,12 +2,21 @@
 //!
 //! A step of a small model is some dozens of tasks of a few microseconds, so waking must be cheap: workers spin for a
 //! moment after a task and only then park. Items are claimed one at a time from a counter, which balances cores of
-//! different speed. Running a task takes no lock and allocates nothing.
+//! different speed. The caller works too and waits only for workers that have joined: one whose core is busy with
+//! something else misses the task and costs nothing. Running a task takes no lock and allocates nothing.
+//!
+//! One word says it all: [`Shared::state`] holds the number of the task, whether it may still be joined, and how many
+//! workers are in it.
+//!
+//! ```text
+//! caller:  write task; state = (number, open, 0); work; close; wait until nobody is in; return
+//! worker:  state is open with a new number? join (in += 1, unless it changed): work; leave (in -= 1)
+//! ```
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use crate::parallel::Exec;
@@ -15,23 +24,31 @@ use crate::parallel::Exec;
 /// Turns of an idle worker's loop before it parks: about 20 microseconds on the cores we know.
 const SPINS: usize = 4000;
 
+/// Low bits of the state: workers that have joined.
+const JOINED: u64 = (1 << 16) - 1;
+/// Set while the task may not be joined: before the first one, and once its items are all claimed.
+const CLOSED: u64 = 1 << 16;
+/// Set for good when the threads are to end.
+const STOP: u64 = 1 << 17;
+/// One task further.
+const NEXT: u64 = 1 << 18;
+
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// What the caller and the workers share.
 struct Shared {
-    /// Counts tasks; a worker that sees it change has one to help with. `usize::MAX` means stop.
-    epoch: AtomicUsize,
-    /// The task of this epoch, its lifetime erased: valid until `busy` is 0 again.
+    /// Number of the task in units of [`NEXT`], [`STOP`], [`CLOSED`], and the workers in it.
+    state: AtomicU64,
+    /// The task, its lifetime erased: valid while the state is open or somebody is in.
     task: UnsafeCell<Option<&'static Task<'static>>>,
     items: AtomicUsize,
     next: AtomicUsize,
-    /// Workers that have not finished this epoch.
-    busy: AtomicUsize,
     panicked: AtomicBool,
 }
 
-// SAFETY: `task` is written only by the caller while `busy` is 0 and read by workers only between the change of
-// `epoch` (released after the write) and their decrement of `busy`; everything else is atomic.
+// SAFETY: `task` is written only by the caller while the state is closed and nobody is in; a worker reads it only
+// between joining, which an open state of the same task allows (Acquire, after the caller's Release), and leaving.
+// Everything else is atomic.
 unsafe impl Sync for Shared {}
 
 impl Shared {
@@ -45,6 +62,11 @@ impl Shared {
             }
             task(worker, item);
         }
+    }
+
+    /// Joins the task of `state` if it is still open and unchanged.
+    fn join(&self, state: u64) -> bool {
+        self.state.compare_exchange(state, state + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -61,13 +83,16 @@ impl Pool {
     ///
     /// # Errors
     /// If the system refuses a thread.
+    ///
+    /// # Panics
+    /// If there are more than 65,535.
     pub fn new(workers: usize) -> std::io::Result<Self> {
+        assert!((workers as u64) <= JOINED, "workers are counted in sixteen bits");
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
+            state: AtomicU64::new(CLOSED),
             task: UnsafeCell::new(None),
             items: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
         });
         let mut pool = Pool { shared, threads: Vec::new(), running: AtomicBool::new(false) };
@@ -80,40 +105,43 @@ impl Pool {
     }
 }
 
-/// The life of one thread: wait for a new epoch, help, report, wait again.
+/// The life of one thread: wait for a task it has not seen, join it, help, leave, wait again.
 fn worker_loop(shared: &Shared, worker: usize) {
-    let mut seen = 0;
+    let number = |state: u64| state & !(NEXT - 1);
+    let (mut seen, mut spins) = (0, 0);
     loop {
-        let mut spins = 0;
-        let epoch = loop {
-            let epoch = shared.epoch.load(Ordering::Acquire);
-            if epoch != seen {
-                break epoch;
-            }
+        let state = shared.state.load(Ordering::Relaxed);
+        if state & STOP != 0 {
+            return;
+        }
+        if state & CLOSED != 0 || number(state) == seen {
             spins += 1;
             if spins < SPINS {
                 std::hint::spin_loop();
             } else {
                 // A wake-up between the load and here is not lost: `unpark` leaves a token.
                 std::thread::park();
+                spins = 0;
             }
-        };
-        if epoch == usize::MAX {
-            return;
+            continue;
         }
-        seen = epoch;
-        // SAFETY: written before this epoch was released, and kept until `busy` falls to 0, which waits for us.
+        if !shared.join(state) {
+            continue;
+        }
+        (seen, spins) = (number(state), 0);
+        // SAFETY: this worker has joined, so the cell is not written and the task is valid until it leaves.
         if let Some(task) = unsafe { *shared.task.get() }
             && catch_unwind(AssertUnwindSafe(|| shared.work(worker, task))).is_err()
         {
             shared.panicked.store(true, Ordering::Relaxed);
         }
-        shared.busy.fetch_sub(1, Ordering::Release);
+        shared.state.fetch_sub(1, Ordering::Release);
     }
 }
 
 // SAFETY: 1. items come from one counter, so each is claimed once. 2. Every thread uses its own worker number, and
-// `running` keeps a second caller out. 3. `run` waits until `busy` is 0 with Acquire, after each thread's Release.
+// `running` keeps a second caller out. 3. `run` closes the task and waits until nobody is in (Acquire, after each
+// thread's Release); later nobody can join.
 unsafe impl Exec for Pool {
     fn workers(&self) -> usize {
         self.threads.len() + 1
@@ -126,23 +154,24 @@ unsafe impl Exec for Pool {
         }
         assert!(!self.running.swap(true, Ordering::Acquire), "one task at a time, from one thread");
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes. The reference is used by workers of this epoch alone, and this function
-        // does not return, not even by a panic of its own share of the work, before they are done.
+        // SAFETY: only the lifetime changes. The reference is used by workers in this task alone, and this function
+        // does not return, not even by a panic of its own share of the work, before it is closed and they have left.
         let erased = unsafe { std::mem::transmute::<&Task<'_>, &'static Task<'static>>(task) };
-        // SAFETY: `busy` is 0, so no worker reads the cell.
+        // SAFETY: the state is closed and nobody is in, so no worker reads the cell.
         unsafe { *shared.task.get() = Some(erased) };
         shared.items.store(items, Ordering::Relaxed);
         shared.next.store(0, Ordering::Relaxed);
-        shared.busy.store(self.threads.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::Release);
+        let number = shared.state.load(Ordering::Relaxed) & !(NEXT - 1);
+        shared.state.store(number.wrapping_add(NEXT), Ordering::Release);
         self.threads.iter().for_each(|thread| thread.thread().unpark());
         let mine = catch_unwind(AssertUnwindSafe(|| shared.work(0, task)));
+        shared.state.fetch_or(CLOSED, Ordering::AcqRel);
         let mut spins = 0;
-        while shared.busy.load(Ordering::Acquire) != 0 {
+        while shared.state.load(Ordering::Acquire) & JOINED != 0 {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        // SAFETY: `busy` is 0 again.
+        // SAFETY: closed, and nobody is in.
         unsafe { *shared.task.get() = None };
         self.running.store(false, Ordering::Release);
         if let Err(panic) = mine {
@@ -154,7 +183,7 @@ unsafe impl Exec for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.epoch.store(usize::MAX, Ordering::Release);
+        self.shared.state.fetch_or(STOP, Ordering::Release);
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
             // A worker cannot panic outside `catch_unwind`; there is nothing to learn from its result.
