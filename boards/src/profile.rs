@@ -89,6 +89,9 @@ pub struct ProfileCluster {
 pub struct ProfileMemory {
     /// Type and width in words.
     pub kind: String,
+    /// Sizes the board is sold with, in MiB.
+    #[serde(default)]
+    pub sizes_mib: Vec<u64>,
     /// Sequential read bandwidth of one core, MB/s; absent where nobody published it.
     #[serde(default)]
     pub read_mb_per_s: Option<Figure>,
