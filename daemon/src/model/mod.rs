@@ -68,12 +68,20 @@ pub struct EngineChoice {
     pub kv: Option<KvType>,
 }
 
-fn parse_threads(text: &str) -> Result<usize, String> {
+/// A number of threads on a command line.
+///
+/// # Errors
+/// If there can be no such number of threads.
+pub fn parse_threads(text: &str) -> Result<usize, String> {
     let threads = text.parse().ok().filter(|threads| (1..=MAX_THREADS).contains(threads));
     threads.ok_or_else(|| format!("give a number from 1 to {MAX_THREADS}"))
 }
 
-fn parse_kv(text: &str) -> Result<KvType, String> {
+/// A cache type on a command line.
+///
+/// # Errors
+/// If there is no such type.
+pub fn parse_kv(text: &str) -> Result<KvType, String> {
     match text {
         "f16" => Ok(KvType::F16),
         "f32" => Ok(KvType::F32),

@@ -1,0 +1,253 @@
+//! `tern doctor`: what machine this is, and whether everything Tern needs works on it.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde::Serialize;
+use tern_boards::cpu::Cluster;
+use tern_boards::energy::Outcome;
+use tern_boards::{Machine, Root};
+use tern_runtime::engine::{Event, Goal, Piece, Request};
+use tern_runtime::sampler::Sampling;
+
+use crate::error::{CommandError, Exit};
+use crate::figures;
+use crate::model::{EngineChoice, ModelChoice, with_engine};
+use crate::output::{print, print_json};
+use crate::progress::Progress;
+use crate::proof::{Proof, prove};
+use crate::table::{Align, Table, cut};
+
+/// Checks this machine: CPU, kernels, board, memory, power meter and model
+///
+/// Proves every kernel set that this CPU can run against the scalar definition, bit for bit, and generates a token with
+/// the model. The exit code is 1 if anything is wrong; a missing power meter is not.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelChoice,
+}
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+struct Findings {
+    machine: Machine,
+    chosen: Option<Chosen>,
+    proofs: Vec<Proof>,
+    model: Option<ModelFindings>,
+    /// What must be mended, one sentence each.
+    wrong: Vec<String>,
+}
+
+/// What would be used.
+#[derive(Debug, Serialize)]
+struct Chosen {
+    kernels: &'static str,
+    threads: usize,
+}
+
+/// A model that was tried.
+#[derive(Debug, Serialize)]
+struct ModelFindings {
+    path: std::path::PathBuf,
+    name: String,
+    load_ms: f64,
+    memory_bytes: u64,
+    repairs: Vec<String>,
+}
+
+/// Examines the machine and prints what was found.
+///
+/// # Errors
+/// If anything is wrong, after printing it.
+pub fn run(args: &DoctorArgs) -> Result<(), CommandError> {
+    let findings = examine(&args.model);
+    if args.json {
+        print_json(&findings)?;
+    } else {
+        print(&page(&findings))?;
+    }
+    match findings.wrong.len() {
+        0 => Ok(()),
+        1 => Err(CommandError::new(Exit::Failed, "one thing is wrong on this machine")),
+        wrong => Err(CommandError::new(Exit::Failed, format!("{wrong} things are wrong on this machine"))),
+    }
+}
+
+fn examine(choice: &ModelChoice) -> Findings {
+    let machine = Machine::detect(&Root::new("/"));
+    let mut wrong = machine.problems.clone();
+    let mut note = |error: CommandError| wrong.push(error.to_string());
+    let chosen = match choice.engine.host() {
+        Ok(host) => Some(Chosen { kernels: host.set.name, threads: host.threads }),
+        Err(error) => {
+            note(error.into());
+            None
+        }
+    };
+    // Without usable settings the model would only fail for the same reason again.
+    let model = chosen.as_ref().and_then(|_| match try_model(choice) {
+        Ok(model) => Some(model),
+        Err(error) => {
+            note(error);
+            None
+        }
+    });
+    let progress = Progress::items("proving kernels", machine.kernels.len() as u64);
+    let proofs: Vec<Proof> = tern_boards::kernel_sets()
+        .map(|set| {
+            let proof = prove(set);
+            progress.add(1);
+            proof
+        })
+        .collect();
+    for proof in &proofs {
+        if let Some(failure) = &proof.failure {
+            wrong.push(format!(
+                "kernel set {} computes wrongly here: {failure}; set TERN_KERNELS to another one and report this",
+                proof.kernels
+            ));
+        }
+    }
+    Findings { machine, chosen, proofs, model, wrong }
+}
+
+/// Opens the model and generates one token, so that every weight was read once.
+fn try_model(choice: &ModelChoice) -> Result<ModelFindings, CommandError> {
+    let engine = EngineChoice { slots: Some(1), context_tokens: Some(16), ..choice.engine.clone() };
+    let choice = ModelChoice { path: choice.path.clone(), engine };
+    with_engine(&choice, |engine, opened| {
+        let first = engine.tokenizer().bos().unwrap_or(0);
+        let goal = Goal::Generate {
+            sampling: Sampling::default(),
+            max_tokens: Some(1),
+            stops: &[],
+            ignore_stop_tokens: true,
+        };
+        let request = Request { key: 0, prompt: &[Piece::Token(first)], goal };
+        engine.submit(&request).map_err(|refusal| CommandError::from_error(Exit::Internal, &refusal))?;
+        let mut tokens = 0;
+        while engine.live() > 0 {
+            engine.step(|_, event| tokens += usize::from(matches!(event, Event::Token { .. })));
+        }
+        if tokens != 1 {
+            let message = format!("the model generated {tokens} tokens where one was asked for");
+            return Err(CommandError::new(Exit::Internal, message));
+        }
+        Ok(ModelFindings {
+            path: opened.path.clone(),
+            name: opened.title().to_owned(),
+            load_ms: opened.load_time.as_secs_f64() * 1e3,
+            memory_bytes: opened.plan.total_bytes() as u64 + opened.file_bytes,
+            repairs: opened.repairs.clone(),
+        })
+    })?
+}
+
+fn page(findings: &Findings) -> String {
+    let Findings { machine, chosen, proofs, model, wrong } = findings;
+    let mut table = Table::new([Align::Left, Align::Left]);
+    let mut row = |name: &str, text: String| table.row([name.to_owned(), text]);
+    let cpu = &machine.cpu;
+    let emulated = if cpu.emulated { ", emulated" } else { "" };
+    let cores = format!("{} cores, {} threads", cpu.physical_cores, cpu.logical_cores);
+    let model_name = cpu.model.clone().unwrap_or_else(|| cpu.arch.to_owned());
+    row("cpu", format!("{}{emulated}, {cores}", cut(&model_name, 80)));
+    for cluster in cpu.clusters.iter().filter(|_| cpu.is_heterogeneous() || cpu.arch == "aarch64") {
+        row("", cluster_text(cluster));
+    }
+    row("features", cpu.features.join(" "));
+    let caches: Vec<String> = cpu
+        .caches
+        .iter()
+        .map(|cache| format!("L{} {} x {}", cache.level, cache.instances, cache_size(cache.size_bytes)))
+        .collect();
+    row("caches", if caches.is_empty() { "not shown by this system".into() } else { caches.join(", ") });
+    let known = |bytes: Option<u64>| bytes.map_or("unknown".into(), figures::bytes);
+    let memory = machine.memory;
+    row(
+        "memory",
+        format!(
+            "{}, {} free, pages of {}",
+            known(memory.total_bytes),
+            known(memory.available_bytes),
+            memory.page_bytes.map_or("unknown size".into(), |bytes| format!("{bytes} B"))
+        ),
+    );
+    let board = &machine.board;
+    let shown = board.model.as_deref().map(|model| format!(" ({})", cut(model, 60))).unwrap_or_default();
+    row("board", format!("{}{shown}", board.profile.title));
+    for (index, proof) in proofs.iter().enumerate() {
+        let used = if chosen.as_ref().is_some_and(|c| c.kernels == proof.kernels) { ", used" } else { "" };
+        let verdict = match &proof.failure {
+            None => format!("equal to the definition in {} comparisons{used}", proof.comparisons),
+            Some(_) => format!("WRONG{used}"),
+        };
+        row(if index == 0 { "kernels" } else { "" }, format!("{}: {verdict}", proof.kernels));
+    }
+    if let Some(chosen) = chosen {
+        row("threads", chosen.threads.to_string());
+    }
+    for (index, finding) in machine.meters.iter().enumerate() {
+        let name = if index == 0 { "power meter" } else { "" };
+        row(name, format!("{}: {}; {}", finding.looked_at, outcome(finding.outcome), finding.why));
+    }
+    let thermal = &machine.thermal;
+    let warmth =
+        thermal.hottest_celsius.map_or("no temperature shown".into(), |c| format!("{c:.0} C at the hottest"));
+    let slowed = match thermal.throttled {
+        Some(true) => "being slowed",
+        Some(false) => "not slowed",
+        None => "whether it is slowed is not shown",
+    };
+    row("heat", format!("{warmth}, {slowed}"));
+    for note in &thermal.notes {
+        row("", note.clone());
+    }
+    if let Some(model) = model {
+        let load = figures::duration_ms(model.load_ms);
+        row("model", format!("{} ({})", cut(&model.name, 80), model.path.display()));
+        row("", format!("loaded in {load}, needs {}, generates", figures::bytes(model.memory_bytes)));
+        for repair in &model.repairs {
+            row("", repair.clone());
+        }
+    }
+    let mut page = table.render();
+    page.push('\n');
+    for sentence in wrong {
+        // Writing to a string cannot fail.
+        let _ = writeln!(page, "wrong: {sentence}");
+    }
+    if wrong.is_empty() {
+        page += "all is well\n";
+    }
+    page
+}
+
+fn cluster_text(cluster: &Cluster) -> String {
+    let clock = cluster.max_mhz.map_or(String::new(), |mhz| format!(" at up to {mhz} MHz"));
+    format!("{} x {}{clock}", cluster.cpus.len(), cluster.core)
+}
+
+/// Caches have sizes in powers of two, and data sheets give them so.
+fn cache_size(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) {
+        format!("{} MiB", bytes >> 20)
+    } else {
+        format!("{} KiB", bytes >> 10)
+    }
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Used => "used",
+        Outcome::NotNeeded => "works, a better one is used",
+        Outcome::Unclear => "there, but what it measures is not known",
+        Outcome::Denied => "may not be read",
+        Outcome::Failed => "does not work",
+        Outcome::Absent => "none",
+    }
+}

@@ -1,0 +1,75 @@
+//! Where the memory of a running model goes.
+
+use serde::Serialize;
+use tern_runtime::error::LoadError;
+use tern_runtime::gguf::Gguf;
+use tern_runtime::plan::{MemoryPlan, Options};
+
+use crate::model::{Host, kv_name};
+
+/// The memory plan with the file beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryNeed {
+    /// The kernel set it is planned for.
+    pub kernels: &'static str,
+    /// Worker threads.
+    pub threads: usize,
+    /// Tokens of one request.
+    pub context_tokens: usize,
+    /// Requests at once.
+    pub slots: usize,
+    /// Tokens of one step.
+    pub batch_rows: usize,
+    /// How keys and values are stored.
+    pub kv: &'static str,
+    /// Parts of the arena.
+    pub sections: Vec<SectionNeed>,
+    /// The whole arena.
+    pub arena_bytes: u64,
+    /// The mapped file.
+    pub file_bytes: u64,
+    /// Arena and file.
+    pub total_bytes: u64,
+    /// What is free on this machine, where it says.
+    pub available_bytes: Option<u64>,
+    /// Whether that is enough.
+    pub fits_here: Option<bool>,
+}
+
+/// One part of the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SectionNeed {
+    /// What it holds.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl MemoryNeed {
+    /// Plans for the model in `gguf` with `options` on `host`, and takes nothing.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::new`].
+    pub fn new(gguf: &Gguf<'_>, options: Options, host: &Host) -> Result<MemoryNeed, LoadError> {
+        let plan = MemoryPlan::new(gguf, options, host.set, host.threads)?;
+        let sections = plan.sections.iter();
+        let arena_bytes = plan.total_bytes() as u64;
+        let total_bytes = arena_bytes.saturating_add(gguf.file_bytes());
+        Ok(MemoryNeed {
+            kernels: host.set.name,
+            threads: host.threads,
+            context_tokens: options.context_tokens,
+            slots: options.slots,
+            batch_rows: options.batch_rows,
+            kv: kv_name(options.kv),
+            sections: sections
+                .map(|section| SectionNeed { name: section.name, bytes: section.bytes as u64 })
+                .collect(),
+            arena_bytes,
+            file_bytes: gguf.file_bytes(),
+            total_bytes,
+            available_bytes: host.available_bytes,
+            fits_here: host.available_bytes.map(|available_bytes| total_bytes <= available_bytes),
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Making a file whole or not at all: written beside its place under another name, then renamed.
+//!
+//! A file that is mapped must never be written in place, and a half-written result must not look like one.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{CommandError, Exit};
+
+/// A file under construction; removed again unless [`Replacement::keep`] is called.
+#[derive(Debug)]
+pub struct Replacement {
+    out: Option<BufWriter<File>>,
+    temporary: PathBuf,
+    target: PathBuf,
+}
+
+impl Replacement {
+    /// Begins a file that will stand at `target`.
+    ///
+    /// # Errors
+    /// If `target` is no name for a file or its folder cannot be written.
+    pub fn create(target: &Path) -> Result<Self, CommandError> {
+        let Some(name) = target.file_name() else {
+            let message = format!("'{}' is not the name of a file to write", target.display());
+            return Err(CommandError::new(Exit::CannotCreate, message));
+        };
+        if target.is_dir() {
+            let message = format!("'{}' is a directory; name a file in it", target.display());
+            return Err(CommandError::new(Exit::CannotCreate, message));
+        }
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".part{}", std::process::id()));
+        let temporary = target.with_file_name(hidden);
+        let file = File::create(&temporary).map_err(|error| cannot_write(target, &error))?;
+        Ok(Replacement {
+            out: Some(BufWriter::with_capacity(1 << 20, file)),
+            temporary,
+            target: target.to_owned(),
+        })
+    }
+
+    /// Flushes, syncs and puts the file in its place, replacing what was there.
+    ///
+    /// # Errors
+    /// If anything of it cannot be written; nothing has changed then.
+    pub fn keep(mut self) -> Result<(), CommandError> {
+        self.finish().map_err(|error| cannot_write(&self.target, &error))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        if let Some(out) = self.out.take() {
+            out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        }
+        fs::rename(&self.temporary, &self.target)
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.out {
+            Some(out) => out.write(bytes),
+            None => Err(io::Error::other("the file is already in its place")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        // Gone already if it was kept; otherwise the disk may be full, and the part is in the way.
+        drop(self.out.take());
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// A failed write to the file `target`, in words.
+pub fn cannot_write(target: &Path, error: &io::Error) -> CommandError {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull => "; free some space or name a file on another disk",
+        io::ErrorKind::QuotaExceeded => "; your quota on this disk is used up",
+        io::ErrorKind::NotFound => "; its folder does not exist",
+        io::ErrorKind::PermissionDenied => "; this user may not write there",
+        _ => "",
+    };
+    CommandError::new(Exit::CannotCreate, format!("cannot write '{}': {error}{hint}", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_kept_file_appears_and_nothing_is_left_behind() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let target = folder.path().join("out.bin");
+        let mut file = Replacement::create(&target).expect("the folder is there");
+        file.write_all(b"half").expect("a few bytes");
+        drop(file);
+        assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 0);
+        fs::write(&target, b"old").expect("a few bytes");
+        let mut file = Replacement::create(&target).expect("the folder is there");
+        file.write_all(b"new").expect("a few bytes");
+        assert_eq!(fs::read(&target).expect("still there"), b"old");
+        file.keep().expect("a rename");
+        assert_eq!(fs::read(&target).expect("replaced"), b"new");
+        assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 1);
+    }
+
+    #[test]
+    fn places_that_cannot_be_written_are_named() {
+        for (target, word) in
+            [("/nowhere/at/all/x", "does not exist"), ("/tmp", "directory"), ("/", "not the name")]
+        {
+            let error = Replacement::create(Path::new(target)).expect_err(target);
+            assert!(error.to_string().contains(word), "{error}");
+            assert_eq!(error.exit(), Exit::CannotCreate);
+        }
+    }
+}
