@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`binary`] | the program `tern` as a user runs it |
+//! | [`daemon`] | a running daemon, and clients that send it any bytes |
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
 //! | [`model`] | opening a model and asking the engine |
@@ -10,6 +11,7 @@
 //! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
 
 pub mod binary;
+pub mod daemon;
 pub mod fill;
 pub mod model;
 pub mod npy;

@@ -283,3 +283,6 @@ impl Drop for ServerHandle {
         self.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,10 @@ impl Service {
         let text = std::str::from_utf8(line).map_err(|error| {
             (None, bad(format!("the line is not UTF-8 from byte {} on; send UTF-8", error.valid_up_to())))
         })?;
+        // The parser would also take a list of the fields' values in their order, which nobody is to rely on.
+        if !text.trim_start().starts_with('{') {
+            return Err((None, bad("not a request: a line is one JSON object, from { to }")));
+        }
         let request: Request = serde_json::from_str(text).map_err(|error| {
             // Valid JSON may still tell whom to answer.
             let id = serde_json::from_str::<OnlyId>(text).ok().and_then(|found| found.id);

@@ -9,7 +9,6 @@ use std::net::Shutdown;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -138,7 +137,6 @@ type Clients = BTreeMap<ClientId, (Arc<Session>, Arc<UnixStream>)>;
 #[derive(Debug)]
 struct Shared {
     service: Arc<Service>,
-    stopping: AtomicBool,
     clients: Mutex<Clients>,
     left: Condvar,
 }
@@ -155,6 +153,8 @@ pub struct UnixTransport {
     claim: Claim,
     shared: Arc<Shared>,
     listener: Option<JoinHandle<()>>,
+    /// Dropped to wake the listener.
+    wake: Option<UnixStream>,
 }
 
 impl UnixTransport {
@@ -167,33 +167,29 @@ impl UnixTransport {
             let path = claim.path.clone();
             move |error| SocketError::Io { doing, path, error }
         };
+        let (wake, woken) = UnixStream::pair().map_err(io("prepare to stop"))?;
         let socket = UnixListener::bind(&claim.path).map_err(io("listen on"))?;
+        // A client may go between being seen and being accepted; waiting for the next one would miss the wake-up.
+        socket.set_nonblocking(true).map_err(io("listen on"))?;
         std::fs::set_permissions(&claim.path, Permissions::from_mode(mode))
             .map_err(io("set the permissions of"))?;
-        let shared = Arc::new(Shared {
-            service,
-            stopping: AtomicBool::new(false),
-            clients: Mutex::default(),
-            left: Condvar::new(),
-        });
+        let shared = Arc::new(Shared { service, clients: Mutex::default(), left: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let listener = std::thread::Builder::new()
             .name("tern-listen".into())
-            .spawn(move || accept(&socket, &theirs))
+            .spawn(move || accept(&socket, &woken, &theirs))
             .map_err(io("start a thread for"))?;
-        Ok(UnixTransport { claim, shared, listener: Some(listener) })
+        Ok(UnixTransport { claim, shared, listener: Some(listener), wake: Some(wake) })
     }
 
     /// Takes no more clients. Those connected may go on.
     pub fn stop_accepting(&mut self) {
-        let Some(listener) = self.listener.take() else { return };
-        self.shared.stopping.store(true, Ordering::Relaxed);
-        // The listener sees the flag when a connection wakes it; if none can be made it is awake or gone.
-        let woken = UnixStream::connect(&self.claim.path);
-        if listener.join().is_err() {
+        self.wake = None;
+        if let Some(listener) = self.listener.take()
+            && listener.join().is_err()
+        {
             log::error!("the listener's thread panicked; this is a fault of Tern");
         }
-        drop(woken);
     }
 
     /// Lets clients read their last answers, closes every connection and removes the socket.
@@ -217,10 +213,16 @@ impl UnixTransport {
 impl Drop for UnixTransport {
     fn drop(&mut self) {
         self.stop_accepting();
-        if let Err(error) = std::fs::remove_file(&self.claim.path) {
+        let removed = std::fs::remove_file(&self.claim.path);
+        if let Err(error) = removed.or_else(gone_is_fine) {
             log::warn!("cannot remove the socket '{}': {error}", self.claim.path.display());
         }
     }
+}
+
+/// Somebody may have removed the socket, or its whole folder, before us.
+fn gone_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// The stream of a client, read and written by two threads.
@@ -239,15 +241,19 @@ impl TimedRead for Half {
     }
 }
 
-fn accept(socket: &UnixListener, shared: &Arc<Shared>) {
+/// Accepts clients until the other end of `woken` is dropped.
+fn accept(socket: &UnixListener, woken: &UnixStream, shared: &Arc<Shared>) {
     let mut next: ClientId = 0;
     loop {
-        let accepted = socket.accept();
-        if shared.stopping.load(Ordering::Relaxed) {
+        let mut watched = [PollFd::new(socket, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
+        // Interrupted, or out of memory for a moment: either way the next round shows what there is.
+        let _ = poll(&mut watched, None);
+        if !watched[1].revents().is_empty() {
             return;
         }
-        let stream = match accepted {
+        let stream = match socket.accept() {
             Ok((stream, _)) => stream,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
             Err(error) => {
                 log::warn!("a client could not be accepted: {error}");
                 // Out of file descriptors, most likely: trying on at full speed helps nobody.

@@ -1,0 +1,135 @@
+//! The daemon in this process, with a meter in the test's hands.
+
+use tern_boards::energy::fake::{FakeMeter, Reading};
+use tern_protocol::answer::{Method, Usage};
+
+use super::*;
+use crate::client::Client;
+use crate::model::EngineChoice;
+use crate::wire::{Answer, Energy, Generate, Request, Status};
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
+
+fn start(meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = Config::default();
+    config.socket.path = folder.path().join("t.sock");
+    let engine = EngineChoice { threads: Some(1), ..EngineChoice::default() };
+    let model = ModelChoice { path: Some(TINY.into()), engine };
+    let meter = meter.map(|meter| Box::new(meter) as Box<dyn Meter>);
+    let server = Server::start_metered(&config, &model, meter).expect("it starts");
+    (folder, server)
+}
+
+fn talk(client: &mut Client, max_tokens: u32) -> Request {
+    let generate = Generate { prompt: "Hello".into(), max_tokens: Some(max_tokens), sampling: None };
+    Request { generate: Some(generate), ..Request::new(client.new_id()) }
+}
+
+fn text(client: &mut Client, max_tokens: u32) -> (Usage, Energy) {
+    let request = talk(client, max_tokens);
+    match client.ask(&request, |_| Ok(())).expect("it answers") {
+        Answer::Text(text) => (text.usage, text.energy),
+        other => panic!("text was asked for: {other:?}"),
+    }
+}
+
+fn decision(client: &mut Client) -> (Usage, Energy) {
+    let id = client.new_id();
+    let request = Request::task(id, "log-severity", "fan stopped");
+    match client.ask(&request, |_| Ok(())).expect("it answers") {
+        Answer::Decision(decision) => (decision.usage, decision.energy),
+        other => panic!("a decision was asked for: {other:?}"),
+    }
+}
+
+fn status(client: &mut Client) -> Status {
+    let request = Request { status: true, ..Request::new(client.new_id()) };
+    match client.ask(&request, |_| Ok(())).expect("it answers") {
+        Answer::Status(status) => status,
+        other => panic!("a status was asked for: {other:?}"),
+    }
+}
+
+#[test]
+fn every_answer_says_what_it_cost() {
+    let (_folder, server) = start(Some(FakeMeter::steady(5_000_000)));
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    let (usage, energy) = text(&mut client, 20);
+    assert_eq!((usage.generated_tokens, energy.method), (20, Method::EnergyCounter));
+    let joules = energy.joules.expect("it was measured");
+    let (prefill, decode) = (energy.prefill_joules, energy.decode_joules.expect("it decoded"));
+    assert!((prefill.expect("it read a prompt") + decode - joules).abs() < 1e-9);
+    assert!((energy.joules_per_token.expect("it has tokens") - decode / 20.0).abs() < 1e-9);
+    // Five watts for as long as the engine worked on it.
+    let expected = 5.0 * energy.window_ms / 1e3;
+    assert!((joules - expected).abs() < 1e-4 + expected * 0.01, "{joules} J, {expected} J expected");
+    let (usage, energy) = decision(&mut client);
+    assert!(usage.prompt_tokens > 10 && usage.generated_tokens == 0);
+    assert_eq!((energy.decode_joules, energy.joules), (None, energy.prefill_joules));
+
+    let totals = status(&mut client).energy.expect("there is a meter");
+    let parts = totals.requests_joules + totals.idle_joules + totals.unattributed_joules;
+    assert!((parts - totals.counter_joules).abs() < 1e-9, "{totals:?}");
+    assert!(totals.requests_joules >= joules, "{totals:?}");
+    server.stop();
+}
+
+#[test]
+fn energy_without_a_meter_or_with_a_broken_one_is_unknown() {
+    let (_folder, server) = start(None);
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    let (_, energy) = text(&mut client, 2);
+    assert_eq!((energy.joules, energy.method), (None, Method::Unknown));
+    assert_eq!(status(&mut client).energy, None);
+    drop(server);
+
+    let (_folder, server) = start(Some(FakeMeter::scripted(None, [Reading::Fail; 1000])));
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    let (usage, energy) = text(&mut client, 2);
+    assert_eq!((usage.generated_tokens, energy.joules, energy.joules_per_token), (2, None, None));
+}
+
+#[test]
+fn clients_at_once_get_what_they_would_get_alone() {
+    let (_folder, server) = start(None);
+    let ask = |socket: &Path, prompt: &str| {
+        let mut client = Client::connect(socket).expect("it listens");
+        let mut request = talk(&mut client, 30);
+        if let Some(generate) = &mut request.generate {
+            generate.prompt = prompt.into();
+        }
+        let mut streamed = String::new();
+        let answer = client.ask(&Request { stream: true, ..request }, |text| {
+            streamed.push_str(text);
+            Ok(())
+        });
+        match answer.expect("it answers") {
+            Answer::Text(text) => {
+                assert_eq!(text.text, streamed);
+                text.text
+            }
+            other => panic!("text was asked for: {other:?}"),
+        }
+    };
+    let prompts = ["Hello", "The bus", "usb 1-1:", "a", "fan", "Error 5", "x y z"];
+    let alone: Vec<_> = prompts.iter().map(|prompt| ask(server.socket(), prompt)).collect();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            prompts.iter().map(|prompt| scope.spawn(|| ask(server.socket(), prompt))).collect();
+        asked.into_iter().map(|asked| asked.join().expect("it is answered")).collect()
+    });
+    assert_eq!(alone, together);
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    assert_eq!(status(&mut client).requests.answered, 14);
+}
+
+#[test]
+fn a_daemon_stops_even_if_its_folder_is_gone() {
+    let (folder, server) = start(None);
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    drop(folder);
+    assert_eq!(text(&mut client, 2).0.generated_tokens, 2);
+    server.stop();
+    assert!(matches!(client.receive(), Err(crate::client::ClientError::Closed)));
+}
