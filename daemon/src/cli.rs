@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands;
+use crate::commands::{bench, classify, demo, doctor, eval, inspect, logits, run, serve, summarize, synth};
 use crate::error::CommandError;
 
 /// Runs ternary language models on small machines: typed decisions, summaries and text, with the joules they cost.
@@ -26,8 +26,17 @@ Exit codes: 0 done, 1 the outcome is a failure, 2 usage, 64 bad input, 66 no suc
 /// What to do.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer requests on a Unix socket
-    Serve(commands::serve::ServeArgs),
+    Demo(demo::DemoArgs),
+    Classify(classify::ClassifyArgs),
+    Summarize(summarize::SummarizeArgs),
+    Run(run::RunArgs),
+    Serve(serve::ServeArgs),
+    Eval(eval::EvalArgs),
+    Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
+    Synth(synth::SynthArgs),
+    Logits(logits::LogitsArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 impl Cli {
@@ -36,8 +45,18 @@ impl Cli {
     /// # Errors
     /// Whatever the command fails with.
     pub fn run(self) -> Result<(), CommandError> {
-        match self.command {
-            Command::Serve(args) => commands::serve::run(&args),
+        match &self.command {
+            Command::Demo(args) => demo::run(args),
+            Command::Classify(args) => classify::run(args),
+            Command::Summarize(args) => summarize::run(args),
+            Command::Run(args) => run::run(args),
+            Command::Serve(args) => serve::run(args),
+            Command::Eval(args) => eval::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Synth(args) => synth::run(args),
+            Command::Logits(args) => logits::run(args),
+            Command::Doctor(args) => doctor::run(args),
         }
     }
 }

@@ -12,11 +12,19 @@
 //! | [`tasks`] | what is asked of a text, as a prompt, and what the numbers mean |
 //! | [`model`] | a model file opened for use: memory checked, workers started |
 //! | [`wire`], [`client`], [`pipeline`] | messages, one connection to a daemon, many requests on it |
+//! | [`local`] | a daemon for as long as one command takes |
 //! | [`cost`] | what answers cost, in words |
 //! | [`evaluation`] | how good the answers on a set of known answers are |
+//! | [`inspect`] | what is in a model file and where it fits |
+//! | [`benchmark`], [`bandwidth`] | speed, and the bound that memory sets |
+//! | [`proof`] | the kernels against their definition, on this machine |
+//! | [`synth`], [`random`] | models with random weights |
+//! | [`npy`], [`replace`], [`progress`], [`output`] | arrays in and out, whole files, bars, results |
 //! | [`table`], [`terminal`], [`figures`] | plain tables, bars and numbers for people |
 #![forbid(unsafe_code)]
 
+pub mod bandwidth;
+pub mod benchmark;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -25,10 +33,19 @@ pub mod cost;
 pub mod error;
 pub mod evaluation;
 pub mod figures;
+pub mod inspect;
+pub mod local;
 pub mod logger;
 pub mod model;
+pub mod npy;
+pub mod output;
 pub mod pipeline;
+pub mod progress;
+pub mod proof;
+pub mod random;
+pub mod replace;
 pub mod serve;
+pub mod synth;
 pub mod systemd;
 pub mod table;
 pub mod tasks;

@@ -1,3 +1,15 @@
 //! The commands of `tern`, one file each: its options (`<Name>Args`) and its `run(args)`.
 
+pub mod bench;
+pub mod classify;
+pub mod demo;
+pub mod doctor;
+pub mod eval;
+pub mod input;
+pub mod inspect;
+pub mod logits;
+pub mod run;
 pub mod serve;
+pub mod stream;
+pub mod summarize;
+pub mod synth;
