@@ -24,7 +24,7 @@ use crate::arena::Arena;
 use crate::error::LoadError;
 use crate::kv_cache::{HeadAt, KvCache};
 use crate::model::{Config, Model, Ternary};
-use crate::parallel::{self, Exec};
+use crate::parallel::{self, Cut, Exec};
 use crate::trie::MAX_DEPTH;
 
 /// Rows of a ternary matrix that one task computes.
@@ -316,41 +316,21 @@ fn product(
     (out, stride): (&mut [f32], usize),
     epilogue: impl Fn(f32, f32) -> f32 + Sync,
 ) {
-    let tiles = |matrix: &Ternary<'_>| matrix.rows.div_ceil(TILE_ROWS);
-    // Item -> matrix, its rows, and where these are in `out`.
-    let place = |mut item: usize| {
-        let mut before = 0;
-        for matrix in matrices {
-            if item < tiles(matrix) {
-                let rows = item * TILE_ROWS..(item * TILE_ROWS + TILE_ROWS).min(matrix.rows);
-                return (matrix, rows.clone(), before + rows.start..before + rows.end);
-            }
-            item -= tiles(matrix);
-            before += matrix.rows;
-        }
-        unreachable!("items are counted from the same matrices")
-    };
-    let items = matrices.iter().map(tiles).sum();
+    // Three matrices at most: queries, keys and values.
+    let segments: [usize; 3] = core::array::from_fn(|i| matrices.get(i).map_or(0, |matrix| matrix.rows));
+    let cut = Cut { segments: &segments[..matrices.len()], most: TILE_ROWS };
     let out = (&mut out[..input.tokens * stride], stride);
-    parallel::stripes(
-        machine.exec,
-        scratch,
-        out,
-        items,
-        |item| place(item).2,
-        |scratch, item, mut stripe| {
-            let (matrix, range, _) = place(item);
-            let width = range.len();
-            let sums = &mut cast_slice_mut::<u64, i32>(scratch)[..width * input.tokens];
-            multiply_tile(machine.set, matrix, range, input, sums);
-            for (token, sums) in sums.chunks_exact(width).enumerate() {
-                let factor = matrix.scale / input.scales[token];
-                for (out, sum) in stripe.row(token).iter_mut().zip(sums) {
-                    *out = epilogue(*out, *sum as f32 * factor);
-                }
+    parallel::stripes(machine.exec, scratch, out, cut, |scratch, piece, mut stripe| {
+        let (matrix, width) = (&matrices[piece.segment], piece.range.len());
+        let sums = &mut cast_slice_mut::<u64, i32>(scratch)[..width * input.tokens];
+        multiply_tile(machine.set, matrix, piece.range, input, sums);
+        for (token, sums) in sums.chunks_exact(width).enumerate() {
+            let factor = matrix.scale / input.scales[token];
+            for (out, sum) in stripe.row(token).iter_mut().zip(sums) {
+                *out = epilogue(*out, *sum as f32 * factor);
             }
-        },
-    );
+        }
+    });
 }
 
 /// `out[t] = relu(gate . input)^2 * (up . input)`, `[tokens, ffn]`.
@@ -361,15 +341,14 @@ fn gated_product(
     input: Input<'_>,
     out: &mut [f32],
 ) {
-    let range = |item: usize| item * TILE_ROWS..(item * TILE_ROWS + TILE_ROWS).min(gate.rows);
+    let cut = Cut { segments: &[gate.rows], most: TILE_ROWS };
     let out = (&mut out[..input.tokens * gate.rows], gate.rows);
-    let items = gate.rows.div_ceil(TILE_ROWS);
-    parallel::stripes(machine.exec, scratch, out, items, range, |scratch, item, mut stripe| {
-        let width = range(item).len();
+    parallel::stripes(machine.exec, scratch, out, cut, |scratch, piece, mut stripe| {
+        let width = piece.range.len();
         let (gates, rest) = cast_slice_mut::<u64, i32>(scratch).split_at_mut(width * input.tokens);
         let ups = &mut rest[..width * input.tokens];
-        multiply_tile(machine.set, gate, range(item), input, gates);
-        multiply_tile(machine.set, up, range(item), input, ups);
+        multiply_tile(machine.set, gate, piece.range.clone(), input, gates);
+        multiply_tile(machine.set, up, piece.range, input, ups);
         for (token, (gates, ups)) in gates.chunks_exact(width).zip(ups.chunks_exact(width)).enumerate() {
             let (gate_factor, up_factor) = (gate.scale / input.scales[token], up.scale / input.scales[token]);
             for ((out, g), u) in stripe.row(token).iter_mut().zip(gates).zip(ups) {

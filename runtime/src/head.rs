@@ -5,7 +5,7 @@ use tern_kernels::KernelSet;
 
 use crate::forward::Machine;
 use crate::model::{Dense, DenseData};
-use crate::parallel;
+use crate::parallel::{self, Cut};
 
 /// Rows of the head that one task computes.
 const TILE_ROWS: usize = 256;
@@ -20,12 +20,11 @@ pub fn logits(
     states: &[f32],
     logits: &mut [f32],
 ) {
-    let range = |item: usize| item * TILE_ROWS..(item * TILE_ROWS + TILE_ROWS).min(head.rows);
-    let items = head.rows.div_ceil(TILE_ROWS);
+    let cut = Cut { segments: &[head.rows], most: TILE_ROWS };
     let cols = head.cols;
     let out = (logits, head.rows);
-    parallel::stripes(machine.exec, scratch, out, items, range, |scratch, item, mut stripe| {
-        let rows = range(item);
+    parallel::stripes(machine.exec, scratch, out, cut, |scratch, piece, mut stripe| {
+        let rows = piece.range;
         let span = rows.start * cols..rows.end * cols;
         match head.data {
             DenseData::F32(values) => {

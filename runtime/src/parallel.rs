@@ -13,7 +13,7 @@ use core::ops::Range;
 /// # Safety
 /// An implementation must
 /// 1. call `task(worker, item)` exactly once for each item in `0..items`,
-/// 2. never run two calls with the same `worker` at the same time, and keep `worker < workers()`,
+/// 2. never run two calls of one `run` with the same `worker` at the same time, and keep `worker < workers()`,
 /// 3. return from `run` only after every call has returned, with their writes visible to the caller.
 pub unsafe trait Exec: Sync {
     /// How many workers there are, at least one.
@@ -115,6 +115,54 @@ pub fn rows<A: Send, B: Send>(
     });
 }
 
+/// Consecutive columns cut into pieces. Pieces are disjoint because they are computed from numbers, not asked of a
+/// caller: two tasks can never be told that they own the same column.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut<'a> {
+    /// Columns of each segment; a piece lies in one of them.
+    pub segments: &'a [usize],
+    /// Columns of a piece, at least 1; the last one of a segment may have fewer.
+    pub most: usize,
+}
+
+/// One piece of a [`Cut`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The segment it lies in.
+    pub segment: usize,
+    /// Its columns, counted from the start of the segment.
+    pub range: Range<usize>,
+    /// Columns of the segments before.
+    before: usize,
+}
+
+impl Cut<'_> {
+    /// How many pieces there are.
+    pub fn pieces(&self) -> usize {
+        self.segments.iter().map(|cols| cols.div_ceil(self.most)).sum()
+    }
+
+    /// Columns of all segments, or `None` on overflow.
+    fn cols(&self) -> Option<usize> {
+        self.segments.iter().try_fold(0usize, |total, cols| total.checked_add(*cols))
+    }
+
+    /// Piece `item` of `0..self.pieces()`.
+    fn piece(&self, mut item: usize) -> Piece {
+        let mut before = 0;
+        for (segment, cols) in self.segments.iter().enumerate() {
+            let pieces = cols.div_ceil(self.most);
+            if item < pieces {
+                let start = item * self.most;
+                return Piece { segment, range: start..start + self.most.min(cols - start), before };
+            }
+            item -= pieces;
+            before += cols;
+        }
+        panic!("a cut has no such piece");
+    }
+}
+
 /// The columns of a row-major matrix that one task may write.
 pub struct Stripe<'a, T> {
     matrix: &'a Shared<'a, T>,
@@ -133,39 +181,37 @@ impl<T> Stripe<'_, T> {
     /// # Panics
     /// If the matrix has no such row.
     pub fn row(&mut self, row: usize) -> &mut [T] {
+        // In range before it is multiplied: a product that wraps would end in the columns of another stripe.
+        assert!(row < self.matrix.len.div_ceil(self.stride.max(1)), "row {row} of a stripe");
         let start = row * self.stride;
         // SAFETY: `stripes` gave these columns to one task only, and `&mut self` lends one row at a time.
         unsafe { self.matrix.part(start + self.cols.start..start + self.cols.end) }
     }
 }
 
-/// Runs `task(scratch, item, stripe)` for every item, the stripe being columns `cols_of(item)` of `matrix: [_, stride]`.
+/// Runs `task(scratch, piece, stripe)` for every piece of `cut`, the stripe being its columns of `matrix: [_, stride]`.
 ///
 /// # Panics
-/// If the column ranges are not ascending and disjoint, or one leaves the matrix.
+/// If the segments have more columns than the matrix, or pieces none.
 pub fn stripes<T: Send>(
     exec: &dyn Exec,
     scratch: &mut [u64],
     (matrix, stride): (&mut [T], usize),
-    items: usize,
-    cols_of: impl Fn(usize) -> Range<usize> + Sync,
-    task: impl Fn(&mut [u64], usize, Stripe<'_, T>) + Sync,
+    cut: Cut<'_>,
+    task: impl Fn(&mut [u64], Piece, Stripe<'_, T>) + Sync,
 ) {
-    let mut end = 0;
-    for item in 0..items {
-        let cols = cols_of(item);
-        assert!(end <= cols.start && cols.start <= cols.end && cols.end <= stride, "disjoint stripes");
-        end = cols.end;
-    }
+    assert!(cut.most > 0 && cut.cols().is_some_and(|cols| cols <= stride), "a cut within the matrix");
     let (matrix, scratch) = (Shared::new(matrix), WorkerScratch::new(exec, scratch));
-    exec.run(items, &|worker, item| {
+    exec.run(cut.pieces(), &|worker, item| {
         // SAFETY: called from a task that `Exec::run` called with this worker.
         let scratch = unsafe { scratch.of(worker) };
-        task(scratch, item, Stripe { matrix: &matrix, stride, cols: cols_of(item) });
+        let piece = cut.piece(item);
+        let cols = piece.before + piece.range.start..piece.before + piece.range.end;
+        task(scratch, piece, Stripe { matrix: &matrix, stride, cols });
     });
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
 
@@ -183,19 +229,44 @@ mod tests {
 
     #[test]
     fn stripes_cover_their_columns_in_every_row() {
-        let mut matrix = [9u8; 2 * 7];
-        let cols = |i: usize| 3 * i..(3 * i + 3).min(7);
-        stripes(&Serial, &mut [], (&mut matrix, 7), 3, cols, |_, i, mut stripe| {
+        let mut matrix = [9u8; 2 * 8];
+        let cut = Cut { segments: &[4, 0, 3], most: 3 };
+        stripes(&Serial, &mut [], (&mut matrix, 8), cut, |_, piece, mut stripe| {
             for row in 0..2 {
-                stripe.row(row).fill(i as u8);
+                for (out, col) in stripe.row(row).iter_mut().zip(piece.range.clone()) {
+                    *out = (10 * piece.segment + col) as u8;
+                }
             }
         });
-        assert_eq!(matrix, [0, 0, 0, 1, 1, 1, 2, 0, 0, 0, 1, 1, 1, 2]);
+        assert_eq!(matrix, [0, 1, 2, 3, 20, 21, 22, 9, 0, 1, 2, 3, 20, 21, 22, 9]);
     }
 
     #[test]
-    #[should_panic(expected = "disjoint stripes")]
-    fn overlapping_stripes_are_refused() {
-        stripes(&Serial, &mut [], (&mut [0u8; 8], 8), 2, |i| i..i + 2, |_, _, _| {});
+    fn a_cut_has_every_column_once() {
+        for most in 1..9 {
+            let cut = Cut { segments: &[7, 1, 0, 16], most };
+            let pieces: Vec<Piece> = (0..cut.pieces()).map(|item| cut.piece(item)).collect();
+            assert!(pieces.iter().all(|piece| (1..=most).contains(&piece.range.len())));
+            let cols: Vec<usize> =
+                pieces.iter().flat_map(|p| p.range.clone().map(|col| p.before + col)).collect();
+            assert_eq!(cols, (0..24).collect::<Vec<_>>(), "pieces of {most}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a cut within the matrix")]
+    fn a_cut_wider_than_the_matrix_is_refused() {
+        let cut = Cut { segments: &[usize::MAX, 9], most: 4 };
+        stripes(&Serial, &mut [], (&mut [0u8; 8], 8), cut, |_, _, _| {});
+    }
+
+    #[test]
+    #[should_panic(expected = "of a stripe")]
+    fn a_row_whose_product_wraps_is_refused() {
+        // 8 * (2^61 + 0) is 0 in 64 bits: row 0 again, if nothing looked.
+        let cut = Cut { segments: &[4], most: 4 };
+        stripes(&Serial, &mut [], (&mut [0u8; 16], 8), cut, |_, _, mut stripe| {
+            stripe.row(1 << (usize::BITS - 3));
+        });
     }
 }
