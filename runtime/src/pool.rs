@@ -173,11 +173,13 @@ unsafe impl Exec for Pool {
         }
         // SAFETY: closed, and nobody is in.
         unsafe { *shared.task.get() = None };
+        // Taken whatever became of this thread's share, or a later task would be blamed for it.
+        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         self.running.store(false, Ordering::Release);
         if let Err(panic) = mine {
             std::panic::resume_unwind(panic);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a worker thread panicked");
+        assert!(!panicked, "a worker thread panicked");
     }
 }
 
@@ -238,6 +240,25 @@ mod tests {
         let pool = Pool::new(2).expect("threads");
         let result = catch_unwind(AssertUnwindSafe(|| {
             pool.run(100, &|_, item| assert!(item != 57, "item 57"));
+        }));
+        assert!(result.is_err());
+        let total = AtomicUsize::new(0);
+        pool.run(100, &|_, _| {
+            total.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(total.into_inner(), 100);
+    }
+
+    #[test]
+    fn a_panic_on_every_thread_is_not_blamed_on_the_next_task() {
+        let pool = Pool::new(2).expect("threads");
+        // Two items that wait for each other: one on each thread.
+        let both = std::sync::Barrier::new(2);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(2, &|_, item| {
+                both.wait();
+                panic!("item {item}");
+            });
         }));
         assert!(result.is_err());
         let total = AtomicUsize::new(0);
