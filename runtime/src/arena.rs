@@ -61,6 +61,10 @@ impl<'a> Arena<'a> {
         if needed_bytes > left_bytes {
             return Err(ArenaError { needed_bytes, left_bytes });
         }
+        if len == 0 {
+            // What is left may be the empty end of a block that was too short to align.
+            return Ok(&mut []);
+        }
         let (slice, rest) = core::mem::take(&mut self.rest).split_at_mut(needed_bytes);
         self.rest = rest;
         Ok(bytemuck::cast_slice_mut(&mut slice[..len * size_of::<T>()]))
@@ -81,6 +85,16 @@ mod tests {
             assert_eq!((a.len(), b.len()), (3, 16));
             assert!(a.as_ptr().addr().is_multiple_of(ALIGN) && b.as_ptr().addr().is_multiple_of(ALIGN));
             assert_eq!(b.as_ptr().addr() - a.as_ptr().addr(), ALIGN);
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_taken_from_a_block_too_short_to_align() {
+        let mut memory = [0u8; 2 * ALIGN];
+        for offset in 0..ALIGN {
+            let mut arena = Arena::new(&mut memory[offset..offset + 1]);
+            assert_eq!(arena.take::<u64>(0), Ok(&mut [][..]));
+            assert!(arena.take::<u64>(1).is_err());
         }
     }
 
