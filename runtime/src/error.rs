@@ -301,6 +301,15 @@ pub enum LoadError {
     Options(crate::plan::OptionsError),
     /// The planned memory is more than can be addressed.
     PlanOverflow,
+    /// The engine is put together from other parts than those that its memory was planned for.
+    NotAsPlanned {
+        /// What differs.
+        what: &'static str,
+        /// What the plan was made for.
+        planned: usize,
+        /// What was handed over.
+        found: usize,
+    },
     /// The memory block is smaller than planned.
     Arena(crate::arena::ArenaError),
     /// The memory handed over for a table is too small.
@@ -459,6 +468,12 @@ impl fmt::Display for LoadError {
                 write!(
                     f,
                     "the memory planned for this model is more than can be addressed; lower context or slots"
+                )
+            }
+            Self::NotAsPlanned { what, planned, found } => {
+                write!(
+                    f,
+                    "memory was planned for {planned} {what}, not {found}; make the plan with the same parts"
                 )
             }
             Self::Arena(error) => write!(f, "{error}"),

@@ -164,6 +164,28 @@ impl MemoryPlan {
         self.sections.iter().map(|section| section.bytes).sum::<usize>() + ALIGN
     }
 
+    /// Checks that an engine put together from these parts is the one that was planned: sizes follow from the kernel
+    /// set's layout and prepared form and from the number of workers, so others would not fit what is cut.
+    pub(crate) fn expect(&self, gguf: &Gguf<'_>, set: &KernelSet, workers: usize) -> Result<(), LoadError> {
+        let MemoryPlan { config, options, work, .. } = self;
+        let planned_here = MemoryPlan::new(gguf, *options, set, work.workers)?;
+        let parts = [
+            ("workers", work.workers, workers),
+            ("bytes of a prepared token", work.prepared_bytes, planned_here.work.prepared_bytes),
+            ("bytes in all", self.total_bytes(), planned_here.total_bytes()),
+            ("tokens of a vocabulary", config.vocab, planned_here.config.vocab),
+        ];
+        match parts.into_iter().find(|(_, planned, found)| planned != found) {
+            Some((what, planned, found)) => Err(LoadError::NotAsPlanned { what, planned, found }),
+            None if *config != planned_here.config => Err(LoadError::Inconsistent {
+                rule: "the file has another shape than the planned one",
+                found: planned_here.config.hidden,
+                against: config.hidden,
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn add_sections(&mut self, set: &KernelSet) -> Option<()> {
         let MemoryPlan { config, options, tokenizer, kv, work, .. } = &*self;
         let rows = options.batch_rows;

@@ -71,6 +71,15 @@ pub enum LabelError {
         /// Its length in tokens, the end token included.
         tokens: usize,
     },
+    /// A label with more text than memory was planned for.
+    TooManyBytes {
+        /// Its place in the list.
+        index: usize,
+        /// Its length in bytes.
+        bytes: usize,
+        /// The limit.
+        most: usize,
+    },
     /// All labels together need more tree than memory was planned for.
     TooManyTokens {
         /// The label that did not fit.
@@ -92,6 +101,9 @@ impl core::fmt::Display for LabelError {
             LabelError::Duplicate { first, second } => write!(f, "labels {first} and {second} are the same"),
             LabelError::TooLong { index, tokens } => {
                 write!(f, "label {index} has {tokens} tokens; at most {MAX_DEPTH} are taken")
+            }
+            LabelError::TooManyBytes { index, bytes, most } => {
+                write!(f, "label {index} has {bytes} bytes; at most {most} are taken (limits.prompt_bytes)")
             }
             LabelError::TooManyTokens { index, most } => {
                 write!(f, "the labels up to {index} need more than {most} tokens (raise limits.label_tokens)")

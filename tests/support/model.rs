@@ -50,11 +50,25 @@ impl Default for Setup {
 /// # Panics
 /// If the model does not load.
 pub fn with_engine<R>(path: &Path, setup: Setup, test: impl FnOnce(&mut Engine<'_>) -> R) -> R {
+    with_options(path, setup, |_| {}, test)
+}
+
+/// As [`with_engine`], with options changed by `adjust`.
+///
+/// # Panics
+/// If the model does not load.
+pub fn with_options<R>(
+    path: &Path,
+    setup: Setup,
+    adjust: impl FnOnce(&mut Options),
+    test: impl FnOnce(&mut Engine<'_>) -> R,
+) -> R {
     let file = MappedFile::open(path).unwrap_or_else(|e| panic!("{e}"));
     let gguf = Gguf::parse(file.bytes()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let config = Config::read(&gguf).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let Setup { set, workers, kv, slots, batch_rows } = setup;
-    let options = Options { slots, batch_rows, kv, ..Options::for_model(&config) };
+    let mut options = Options { slots, batch_rows, kv, ..Options::for_model(&config) };
+    adjust(&mut options);
     let plan = MemoryPlan::new(&gguf, options, set, workers).unwrap_or_else(|e| panic!("{e}"));
     let mut memory = vec![0u8; plan.total_bytes()];
     let pool = Pool::new(workers).expect("threads");

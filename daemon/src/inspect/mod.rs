@@ -178,7 +178,7 @@ impl Description {
         match Config::read(gguf) {
             Ok(config) => {
                 description.shape = Some(config.into());
-                description.ternary_weights = Some(config.ternary_weights() as u64);
+                description.ternary_weights = Some(config.ternary_weights());
                 description.read_weights(gguf, config);
                 match MemoryNeed::new(gguf, choice.options(&config), &host) {
                     Ok(memory) => {

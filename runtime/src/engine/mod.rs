@@ -21,7 +21,7 @@ use crate::parallel::Exec;
 use crate::plan::{MemoryPlan, Options};
 use crate::sampler::{Candidate, sample};
 use crate::tokenizer::{EncodeError, Special, Tokenizer};
-use crate::trie::{MAX_DEPTH, Node, Trie};
+use crate::trie::{LabelError, MAX_DEPTH, Node, Trie};
 
 pub use request::{Event, Finish, Goal, Phase, Piece, Refusal, Request, Share, Usage};
 use slot::{Live, Slot, Work};
@@ -108,7 +108,7 @@ impl<'a> Engine<'a> {
     /// Loads the model in `gguf` as planned, into `memory` of at least [`MemoryPlan::total_bytes`].
     ///
     /// # Errors
-    /// If a tensor is unusable or `memory` is too small.
+    /// If a tensor is unusable, `memory` is too small, or the plan is one for another file, set or number of workers.
     pub fn new(
         gguf: &Gguf<'a>,
         plan: &MemoryPlan,
@@ -116,6 +116,7 @@ impl<'a> Engine<'a> {
         exec: &'a dyn Exec,
         memory: &'a mut [u8],
     ) -> Result<Self, LoadError> {
+        plan.expect(gguf, set, exec.workers())?;
         let MemoryPlan { config, options, .. } = *plan;
         let mut arena = Arena::new(memory);
         let model = Model::load(gguf, config, set, &mut arena)?;
@@ -194,9 +195,19 @@ impl<'a> Engine<'a> {
             let end = end_token(tokenizer).ok_or(Refusal::NoEndToken)?;
             let mut tokens = [0u32; MAX_DEPTH];
             let count = tokenizer.encode(text, Special::Plain, encode_scratch, &mut tokens);
-            // A label that does not fit its buffer is too long for the trie anyway, which says so.
-            let count = count.unwrap_or(MAX_DEPTH);
-            Ok(trie.insert(&tokens[..count], end)?)
+            let index = trie.labels();
+            match count {
+                Ok(count) => Ok(trie.insert(&tokens[..count], end)?),
+                Err(EncodeError::TooLong { needed_tokens, .. }) => {
+                    Err(LabelError::TooLong { index, tokens: needed_tokens + 1 }.into())
+                }
+                Err(_) => Err(LabelError::TooManyBytes {
+                    index,
+                    bytes: text.len(),
+                    most: self.options.prompt_bytes,
+                }
+                .into()),
+            }
         })?;
         self.cache.reserve(index, cells).map_err(|pages| Refusal::Busy { pages: Some(pages) })?;
         let usage = Usage { prompt_tokens: prompt, ..Usage::default() };
@@ -344,9 +355,10 @@ impl<'a> Engine<'a> {
         if rows > 0 {
             let heads = batch.logit_rows - logit_rows_before;
             let config = &self.model.config;
-            let work = rows * config.ternary_weights() + heads * config.vocab * config.hidden;
+            let head_work = heads as u64 * config.vocab as u64 * config.hidden as u64;
+            let work = rows as u64 * config.ternary_weights() + head_work;
             // One entry a slot at most, so it cannot be full.
-            let _ = batch.step.shares.push(Share { key: live.key, phase, rows, work: work as u64 });
+            let _ = batch.step.shares.push(Share { key: live.key, phase, rows, work });
         }
         slot.live = Some(live);
     }

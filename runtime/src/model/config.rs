@@ -93,10 +93,11 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
-    /// Ternary weights of the whole model.
-    pub const fn ternary_weights(&self) -> usize {
-        let attention = self.hidden * (2 * self.q_dim() + 2 * self.kv_dim());
-        self.layers * (attention + 3 * self.hidden * self.ffn)
+    /// Ternary weights of the whole model, at most 2^43: more than a small machine's `usize` may count.
+    pub const fn ternary_weights(&self) -> u64 {
+        let hidden = self.hidden as u64;
+        let attention = hidden * 2 * (self.q_dim() + self.kv_dim()) as u64;
+        self.layers as u64 * (attention + 3 * hidden * self.ffn as u64)
     }
 
     /// Relations between numbers, each with the sentence that says what is wrong.

@@ -134,7 +134,9 @@ impl<'a> Model<'a> {
 
     /// Bytes of weights that decoding one token reads: every ternary code, the head, and one embedding row.
     pub fn bytes_per_token(&self) -> usize {
-        self.config.ternary_weights() / 4 + self.head.bytes() + self.embedding.bytes() / self.embedding.rows
+        // Four weights a byte of a file that is mapped, so it fits.
+        let codes = (self.config.ternary_weights() / 4) as usize;
+        codes + self.head.bytes() + self.embedding.bytes() / self.embedding.rows
     }
 }
 
@@ -150,7 +152,8 @@ fn load_ternary<'a>(
     if info.ty() != TensorType::I2S {
         return Err(LoadError::NotTernary { tensor: info.name().into(), found: info.ty() });
     }
-    let (codes, tail) = info.data()?.split_at(rows * cols / 4);
+    // Columns are whole blocks; divided first, because a matrix that can be mapped may have more than 2^32 weights.
+    let (codes, tail) = info.data()?.split_at(rows * (cols / 4));
     if let Some(at_bytes) = trit::first_invalid(codes) {
         return Err(LoadError::InvalidCode { tensor: info.name().into(), at_bytes });
     }
