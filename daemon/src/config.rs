@@ -148,7 +148,7 @@ impl Default for Limits {
             line_bytes: tern_protocol::limits::LINE_BYTES,
             line_ms: 30_000,
             text_bytes: 64 << 10,
-            unread_bytes: 1 << 20,
+            unread_bytes: 256 << 10,
             write_ms: 30_000,
             deadline_ms: None,
             stop_ms: 5_000,
@@ -331,6 +331,18 @@ mod tests {
         let choice = config.model_choice(&ModelChoice { path: None, engine: chosen });
         assert_eq!(choice.path.as_deref(), Some(Path::new("/m.gguf")));
         assert_eq!((choice.engine.threads, choice.engine.kv), (Some(3), Some(KvType::F32)));
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let page = include_str!("../../docs/config.md");
+        let block = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        // Keys without a default are there as comments; with an example value they must be keys all the same.
+        let example: String = block.expect("the page has the file").replace("\n# ", "\n");
+        let all = read(&example).expect("every key exists");
+        assert!(all.model.path.is_some() && all.tasks.folder.is_some() && all.limits.deadline_ms.is_some());
+        let defaults = read(block.expect("the page has the file")).expect("it is sound");
+        assert_eq!(defaults, Config::default());
     }
 
     #[test]

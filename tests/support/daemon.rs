@@ -56,7 +56,23 @@ impl Daemon {
     /// # Panics
     /// If it does not answer.
     pub fn start_in(folder: tempfile::TempDir, config: &str) -> Daemon {
-        let child = command(&folder, config).spawn().expect("the program starts");
+        Daemon::start_changed(folder, config, |_| ())
+    }
+
+    /// As [`Daemon::start_in`], with the command changed.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn start_changed(
+        folder: tempfile::TempDir,
+        config: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Daemon {
+        let file = folder.path().join("tern.toml");
+        std::fs::write(&file, format!("log = 'warn'\n{config}")).expect("the folder can be written");
+        let mut command = command(&folder);
+        change(&mut command);
+        let child = command.spawn().expect("the program starts");
         let mut daemon = Daemon { folder, child };
         let began = Instant::now();
         while UnixStream::connect(daemon.socket()).is_err() {
@@ -75,7 +91,7 @@ impl Daemon {
 
     /// Another daemon on the same socket, not started yet.
     pub fn second(&self) -> Command {
-        command(&self.folder, "")
+        command(&self.folder)
     }
 
     /// Its process.
@@ -179,13 +195,9 @@ impl Drop for Daemon {
 }
 
 /// A daemon with its configuration and its socket in `folder`.
-fn command(folder: &tempfile::TempDir, config: &str) -> Command {
-    let file = folder.path().join("tern.toml");
-    if !config.is_empty() {
-        std::fs::write(&file, format!("log = 'warn'\n{config}")).expect("the folder can be written");
-    }
+fn command(folder: &tempfile::TempDir) -> Command {
     let mut command = tern(["serve", "--config"]);
-    command.arg(file).arg("--socket").arg(folder.path().join("t.sock"));
+    command.arg(folder.path().join("tern.toml")).arg("--socket").arg(folder.path().join("t.sock"));
     command
 }
 

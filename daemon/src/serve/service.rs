@@ -68,11 +68,14 @@ impl Service {
         }
         let request = match self.parse(line) {
             Ok(request) => request,
-            Err((id, refused)) => return self.refuse(session, id, refused),
+            Err((id, refused)) => {
+                // An answer with the id of a live request would end that one.
+                let id = id.filter(|id| !session.is_live(id));
+                return self.refuse(session, id, refused);
+            }
         };
         let id = request.id.clone();
         if session.begin(&id).is_err() {
-            // An answer with this id would end the request that has it.
             let message = format!("the id {id:?} belongs to a live request; give each request its own");
             return self.refuse(session, None, bad(message));
         }

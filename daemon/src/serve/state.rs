@@ -121,11 +121,12 @@ impl State {
         *self.energy.lock().unwrap_or_else(PoisonError::into_inner) = energy;
     }
 
-    /// When a refused client may find room: the time that one request in `waiting` takes to leave the queue.
+    /// When a refused client may find room again: after about a quarter of those `waiting` went through, so that not
+    /// everybody comes back for the first free place.
     pub fn retry_after_ms(&self, waiting: usize) -> u32 {
         let service_us = self.service_us.load(Ordering::Relaxed).max(10_000);
-        let places = (waiting as u64 / 4).max(1);
-        let wait_us = service_us.saturating_mul(places) / self.facts.slots as u64;
+        let leaving = (waiting as u64 / 4).max(1);
+        let wait_us = service_us.saturating_mul(leaving) / self.facts.slots as u64;
         u32::try_from(wait_us / 1000).unwrap_or(u32::MAX).clamp(10, 60_000)
     }
 

@@ -296,6 +296,8 @@ impl<'w, 'e> Worker<'w, 'e> {
         self.state.count(Ending::Answered);
         self.state.count_work(counted.prompt_tokens, counted.generated_tokens, now - admitted);
         self.state.set_energy(&self.ledger);
+        // First, so that a client that has its answer finds it counted.
+        self.state.set_live(self.live.len());
         job.session.send(&answer);
     }
 
