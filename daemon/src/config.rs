@@ -71,6 +71,8 @@ pub struct ModelSection {
     pub kernels: Option<String>,
     /// Tokens of one request, prompt and answer together.
     pub context_tokens: Option<usize>,
+    /// Tokens whose keys and values are kept for all requests together.
+    pub cache_tokens: Option<usize>,
     /// Requests that may run at once.
     pub slots: Option<usize>,
     /// Tokens that go through the model together.
@@ -298,6 +300,7 @@ impl Config {
                 threads: engine.threads.or(section.threads),
                 kernels: engine.kernels.or(section.kernels),
                 context_tokens: engine.context_tokens.or(section.context_tokens),
+                cache_tokens: engine.cache_tokens.or(section.cache_tokens),
                 slots: engine.slots.or(section.slots),
                 batch_rows: engine.batch_rows.or(section.batch_rows),
                 kv: engine.kv.or(kv),

@@ -53,6 +53,12 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// `1 thread`, `2 threads`.
+pub fn counted(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +74,7 @@ mod tests {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(3_039_040), "3.04 MB");
         assert_eq!(three_digits(5123.4), "5123");
+        assert_eq!((counted(1, "thread"), counted(2, "thread")), ("1 thread".into(), "2 threads".into()));
     }
 
     #[test]

@@ -238,7 +238,10 @@ mod tests {
         let huge = (1i64 << 32).to_le_bytes();
         assert_eq!(ids_of("<i8", "(1,)", &huge), Err(NpyError::Id { index: 0, found: 1 << 32 }));
         assert!(matches!(ids_of("<i4", "(2,)", &[0; 4]), Err(NpyError::Length { .. })));
-        assert!(matches!(ids_of("<i8", "(9223372036854775807,)", &[0; 8]), Err(NpyError::Length { .. })));
+        assert!(matches!(ids_of("<i8", "(1152921504606846975,)", &[0; 8]), Err(NpyError::Length { .. })));
+        let overflowing =
+            npy(1, "{'descr': '<i8', 'fortran_order': False, 'shape': (9223372036854775807,), }", &[0; 8]);
+        assert!(matches!(read_ids(&overflowing), Err(NpyError::Length { expected_bytes: u64::MAX, .. })));
         assert_eq!(ids_of("<i4", "(x,)", &[]), Err(NpyError::Header("shape")));
     }
 

@@ -18,7 +18,7 @@ pub fn print(text: &str) -> Result<(), CommandError> {
 /// Writes `value` as indented JSON and a line break.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print`](fn@print).
 pub fn print_json(value: &impl Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| CommandError::from_error(Exit::Internal, &error))?;

@@ -181,11 +181,11 @@ fn spread(samples: &Samples) -> String {
 
 fn page(report: &Report) -> String {
     let mut page = format!(
-        "{} ({}), {} on {} threads, {} keys and values, loaded in {}\n",
+        "{} ({}), {} on {}, {} keys and values, loaded in {}\n",
         cut(&report.model, 80),
         figures::bytes(report.file_bytes),
         report.kernels,
-        report.threads,
+        figures::counted(report.threads, "thread"),
         report.kv,
         figures::duration_ms(report.load_ms)
     );
@@ -207,9 +207,9 @@ fn page(report: &Report) -> String {
     if let (Some(bandwidth), Some(bound)) = (&report.bandwidth, report.bandwidth_bound_tokens_per_second) {
         let _ = writeln!(
             page,
-            "  memory read at {}/s by {} threads{}: at most {} tokens/s",
+            "  memory read at {}/s by {}{}: at most {} tokens/s",
             figures::bytes(bandwidth.bytes_per_second as u64),
-            bandwidth.threads,
+            figures::counted(bandwidth.threads, "thread"),
             if bandwidth.beyond_cache { "" } else { " (caches took part, the buffer is too small)" },
             figures::three_digits(bound)
         );

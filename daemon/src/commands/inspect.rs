@@ -157,8 +157,14 @@ fn summary(description: &Description) -> Table {
 
 fn memory_table(memory: &MemoryNeed) -> String {
     let mut page = format!(
-        "\nMemory with {} on {} threads: {} slots, {} tokens of context, {} tokens a step, {} keys and values\n",
-        memory.kernels, memory.threads, memory.slots, memory.context_tokens, memory.batch_rows, memory.kv
+        "\nMemory with {} on {}: {}, {} tokens of context, {} kept for all, {} a step, {} keys and values\n",
+        memory.kernels,
+        figures::counted(memory.threads, "thread"),
+        figures::counted(memory.slots, "slot"),
+        memory.context_tokens,
+        memory.cache_tokens,
+        memory.batch_rows,
+        memory.kv
     );
     let mut table = Table::new([Align::Left, Align::Right, Align::Right]).indented(2);
     for section in &memory.sections {

@@ -16,7 +16,8 @@ use crate::replace::{Replacement, cannot_write};
 
 /// Writes the logits of a model at every position of a token sequence
 ///
-/// Reads token ids from a .npy file (int32 or int64, shape [n] or [1, n]) and writes float32 logits [n, vocabulary].
+/// Reads n token ids from a .npy file (int32 or int64, of shape (n,) or (1, n)) and writes float32 logits, one row of the
+/// vocabulary for each.
 /// No begin-of-text token is added. Keys and values are kept in f32 unless --kv says otherwise, as reference
 /// implementations do.
 #[derive(Args, Debug)]
@@ -56,6 +57,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), CommandError> {
             threads: args.threads,
             kernels: args.kernels.clone(),
             context_tokens: Some(ids.len().max(2)),
+            cache_tokens: None,
             slots: Some(1),
             batch_rows: args.chunk,
             kv: Some(args.kv),

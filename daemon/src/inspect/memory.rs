@@ -16,6 +16,8 @@ pub struct MemoryNeed {
     pub threads: usize,
     /// Tokens of one request.
     pub context_tokens: usize,
+    /// Tokens of the key/value cache.
+    pub cache_tokens: usize,
     /// Requests at once.
     pub slots: usize,
     /// Tokens of one step.
@@ -59,6 +61,7 @@ impl MemoryNeed {
             kernels: host.set.name,
             threads: host.threads,
             context_tokens: options.context_tokens,
+            cache_tokens: options.cache_tokens.max(options.cells()),
             slots: options.slots,
             batch_rows: options.batch_rows,
             kv: kv_name(options.kv),

@@ -122,7 +122,7 @@ impl fmt::Display for OpenError {
             OpenError::Memory { path, arena_bytes, file_bytes, available_bytes, largest } => write!(
                 f,
                 "'{}' needs {} MiB ({} MiB of working memory and its file of {} MiB), {} MiB are free; the largest \
-                 part of the working memory is the {} with {} MiB; lower --context, --slots or --batch, stop other \
+                 part of the working memory is the {} with {} MiB; lower --context, --cache, --slots or --batch, stop other \
                  programs, or take a smaller model",
                 path.display(),
                 mib(arena_bytes.saturating_add(*file_bytes)),
@@ -134,7 +134,7 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Allocation { bytes } => write!(
                 f,
-                "the system refuses {} MiB of memory; lower --context, --slots or --batch, or raise the limit of \
+                "the system refuses {} MiB of memory; lower --context, --cache, --slots or --batch, or raise the limit of \
                  this process",
                 mib(*bytes as u64)
             ),

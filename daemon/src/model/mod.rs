@@ -57,6 +57,9 @@ pub struct EngineChoice {
     /// Tokens of one request, prompt and answer together; without it the model's context, at most 2048
     #[arg(long = "context", value_name = "TOKENS")]
     pub context_tokens: Option<usize>,
+    /// Tokens whose keys and values are kept for all requests together; without it two contexts
+    #[arg(long = "cache", value_name = "TOKENS")]
+    pub cache_tokens: Option<usize>,
     /// Requests that may run at once; without it 4
     #[arg(long, value_name = "N")]
     pub slots: Option<usize>,
@@ -143,6 +146,10 @@ impl EngineChoice {
             options.prompt_bytes = context_tokens.saturating_mul(16).clamp(16, 1 << 24);
         }
         options.slots = self.slots.unwrap_or(options.slots);
+        // One request at a time cannot use the cache of two.
+        let contexts = options.slots.min(2);
+        options.cache_tokens =
+            self.cache_tokens.unwrap_or_else(|| options.context_tokens.saturating_mul(contexts).min(1 << 26));
         options.batch_rows = self.batch_rows.unwrap_or(options.batch_rows.max(options.slots));
         options.kv = self.kv.unwrap_or(options.kv);
         options
@@ -292,6 +299,7 @@ mod tests {
             threads: Some(2),
             kernels: Some("scalar-t2i8".into()),
             context_tokens: Some(32),
+            cache_tokens: Some(48),
             slots: Some(2),
             batch_rows: Some(8),
             kv: Some(KvType::F32),
@@ -299,7 +307,7 @@ mod tests {
         let opened = with_engine(&choice, |engine, opened| {
             let options = engine.options();
             assert_eq!((options.context_tokens, options.slots, options.batch_rows), (32, 2, 8));
-            assert_eq!(options.kv, KvType::F32);
+            assert_eq!((options.kv, options.cache_tokens), (KvType::F32, 48));
             opened.clone()
         })
         .expect("the fixture opens");
