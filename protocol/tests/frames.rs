@@ -24,6 +24,9 @@ fn the_bytes_of_a_request_are_pinned() {
     let plain = [1, 1, b'7', 1, 1, b't', 0, 0, 0, 0, 0, 1, 2, b'h', b'i', 0, 0];
     let frame = [7, 1, 1, b'7', 1, 1, b't', 1, 1, 1, 1, 5, 1, 2, b'h', b'i', 1, 1, 0];
     assert_eq!(framed(&request), frame);
+    let page = include_str!("../../docs/wire.md");
+    let shown: Vec<_> = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(page.contains(&shown.join(" ")), "the page shows another frame");
     let mut bytes = frame;
     assert_eq!(cobs::decode_in_place(&mut bytes[..18]).unwrap(), plain.len());
     assert_eq!(&bytes[..17], plain);

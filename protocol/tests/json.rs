@@ -44,6 +44,18 @@ fn the_documented_requests_are_read() {
 }
 
 #[test]
+fn every_request_on_the_page_is_one() {
+    let page = include_str!("../../docs/wire.md");
+    let shown: Vec<_> = page.split('`').filter(|span| span.starts_with("{\"id\"")).collect();
+    assert!(shown.len() >= 6, "{shown:?}");
+    for line in shown {
+        let request: Request<Fixed<128, 4>> =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(request.work().is_ok(), "{line}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_named() {
     let unknown = parse(r#"{"id":"1","task":"a","text":"b","treshold":0.5}"#).unwrap_err();
     assert!(unknown.contains("unknown field `treshold`"), "{unknown}");

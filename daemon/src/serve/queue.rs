@@ -169,9 +169,13 @@ impl Queue {
     }
 
     /// Takes every waiting job that `unwanted` says is not wanted any more.
-    pub fn remove(&self, mut unwanted: impl FnMut(&Job) -> bool) -> Vec<Box<Job>> {
+    pub fn remove(&self, unwanted: impl Fn(&Job) -> bool) -> Vec<Box<Job>> {
         let mut state = self.state();
         let mut removed = Vec::new();
+        // Asked before every step of the engine, and mostly for nothing.
+        if !state.turns.iter().flat_map(|(_, jobs)| jobs).any(|job| unwanted(job)) {
+            return removed;
+        }
         for (_, jobs) in &mut state.turns {
             let (gone, kept) = std::mem::take(jobs).into_iter().partition::<Vec<_>, _>(|job| unwanted(job));
             *jobs = kept.into();

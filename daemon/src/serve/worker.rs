@@ -366,6 +366,9 @@ impl<'w, 'e> Worker<'w, 'e> {
 
     /// Takes running requests out of the engine and closes their energy accounts.
     fn take_live(&mut self, wanted: impl Fn(&Job) -> bool) -> Vec<Live> {
+        if !self.live.iter().any(|live| wanted(&live.job)) {
+            return Vec::new();
+        }
         let (taken, kept) =
             std::mem::take(&mut self.live).into_iter().partition::<Vec<_>, _>(|live| wanted(&live.job));
         self.live = kept;
