@@ -11,6 +11,9 @@ pub struct Memory {
     pub total_bytes: Option<u64>,
     /// What could be given to a new program without swapping, by the kernel's own estimate.
     pub available_bytes: Option<u64>,
+    /// Most that this process's control group may take, where it is limited: a service's `MemoryMax=`, a container's
+    /// limit.
+    pub limit_bytes: Option<u64>,
     /// Page size; 16384 on a Raspberry Pi 5 with its default kernel. Known for the running machine only.
     pub page_bytes: Option<u64>,
 }
@@ -22,6 +25,7 @@ impl Memory {
         Memory {
             total_bytes: kilobytes(&meminfo, "MemTotal"),
             available_bytes: kilobytes(&meminfo, "MemAvailable"),
+            limit_bytes: limit(root),
             page_bytes: root.is_live().then(|| rustix::param::page_size() as u64),
         }
     }
@@ -38,9 +42,48 @@ fn kilobytes(meminfo: &str, name: &str) -> Option<u64> {
     value.checked_mul(1024)
 }
 
+/// The tightest `memory.max` from this process's control group up to the root (control groups version 2).
+fn limit(root: &Root) -> Option<u64> {
+    let groups = root.read("/proc/self/cgroup").ok()?;
+    let mut group = groups.lines().find_map(|line| line.strip_prefix("0::"))?.trim_end_matches('/');
+    let mut tightest = None;
+    loop {
+        // Without a limit the file says "max"; the topmost group has none.
+        let found = root.read_u64(&format!("/sys/fs/cgroup{group}/memory.max")).ok();
+        tightest = [tightest, found].into_iter().flatten().min();
+        match group.rsplit_once('/') {
+            Some((parent, _)) => group = parent,
+            None => return tightest,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tightest_limit_of_all_groups_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let root = Root::new(folder.path());
+        assert_eq!(limit(&root), None);
+        write("proc/self/cgroup", "4:memory:/old\n0::/system.slice/tern.service\n");
+        assert_eq!(limit(&root), None);
+        write("sys/fs/cgroup/system.slice/tern.service/memory.max", "max\n");
+        write("sys/fs/cgroup/system.slice/memory.max", "300000000\n");
+        assert_eq!(limit(&root), Some(300_000_000));
+        write("sys/fs/cgroup/system.slice/tern.service/memory.max", "200000000\n");
+        assert_eq!(limit(&root), Some(200_000_000));
+        // Inside a container its own group is the root.
+        write("proc/self/cgroup", "0::/\n");
+        write("sys/fs/cgroup/memory.max", "100000000\n");
+        assert_eq!(limit(&root), Some(100_000_000));
+    }
 
     #[test]
     fn lines_need_the_exact_name_and_unit() {

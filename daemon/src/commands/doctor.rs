@@ -168,15 +168,11 @@ fn page(findings: &Findings) -> String {
     row("caches", if caches.is_empty() { "not shown by this system".into() } else { caches.join(", ") });
     let known = |bytes: Option<u64>| bytes.map_or("unknown".into(), figures::bytes);
     let memory = machine.memory;
-    row(
-        "memory",
-        format!(
-            "{}, {} free, pages of {}",
-            known(memory.total_bytes),
-            known(memory.available_bytes),
-            memory.page_bytes.map_or("unknown size".into(), |bytes| format!("{bytes} B"))
-        ),
-    );
+    let pages = memory.page_bytes.map_or("unknown size".into(), |bytes| format!("{bytes} B"));
+    let limit =
+        memory.limit_bytes.map_or(String::new(), |bytes| format!(", limited to {}", figures::bytes(bytes)));
+    let (total, free) = (known(memory.total_bytes), known(memory.available_bytes));
+    row("memory", format!("{total}, {free} free{limit}, pages of {pages}"));
     let board = &machine.board;
     let shown = board.model.as_deref().map(|model| format!(" ({})", cut(model, 60))).unwrap_or_default();
     row("board", format!("{}{shown}", board.profile.title));

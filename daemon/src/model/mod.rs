@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tern_boards::memory::Memory;
 use tern_boards::{Board, Cpu, Knobs, Root, kernel_sets, recommended_threads, select};
 use tern_kernels::KernelSet;
 use tern_runtime::engine::Engine;
@@ -107,7 +108,8 @@ pub struct Host {
     pub set: &'static KernelSet,
     /// Worker threads, the calling one included.
     pub threads: usize,
-    /// Memory that a new program could have, where the system says.
+    /// Memory that this process could have, where the system says: what is free, or less where its control group is
+    /// limited.
     pub available_bytes: Option<u64>,
 }
 
@@ -134,7 +136,8 @@ impl EngineChoice {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(OpenError::Threads { found: threads, most: MAX_THREADS });
         }
-        let available_bytes = tern_boards::memory::Memory::detect(&root).available_bytes;
+        let memory = Memory::detect(&root);
+        let available_bytes = [memory.available_bytes, memory.limit_bytes].into_iter().flatten().min();
         Ok(Host { set, threads, available_bytes })
     }
 
