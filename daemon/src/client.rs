@@ -346,14 +346,50 @@ mod tests {
     }
 
     #[test]
-    fn a_set_flag_cancels_while_nothing_arrives() {
+    fn a_timeout_in_the_middle_of_a_line_loses_nothing() {
         let (_folder, mut client) = peer("{\"type\":\"token\",", 64);
         let request = Request::task(client.new_id(), "t", "x");
         client.receiver.wait_at_most(Some(Duration::from_millis(1))).expect("a timeout");
         client.send(&request).expect("sent");
-        let first = client.receive().expect_err("half a line");
-        assert!(matches!(&first, ClientError::Lost(error) if is_timeout(error)), "{first:?}");
+        while client.receiver.line.is_empty() {
+            let error = client.receive().expect_err("half a line at most");
+            assert!(matches!(&error, ClientError::Lost(error) if is_timeout(error)), "{error:?}");
+        }
         assert_eq!(client.receiver.line, b"{\"type\":\"token\",", "what has come is kept");
+    }
+
+    #[test]
+    fn a_set_flag_cancels_the_request_and_the_connection_serves_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("s");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("the client");
+            let mut lines = BufReader::new(stream.try_clone().expect("a second handle")).lines();
+            let mut next = || -> Request {
+                serde_json::from_str(&lines.next().expect("a line").expect("of text")).expect("a request")
+            };
+            let asked = next().id;
+            writeln!(stream, "{{\"type\":\"token\",\"id\":\"{asked}\",\"text\":\"a\"}}").expect("sent");
+            let cancel = next();
+            let refusal = "\"code\":499,\"reason\":\"cancelled\",\"message\":\"as asked\"}";
+            writeln!(stream, "{{\"type\":\"error\",\"id\":\"{asked}\",{refusal}").expect("sent");
+            writeln!(stream, "{{\"type\":\"error\",\"id\":\"{}\",{refusal}", next().id).expect("sent");
+            (asked, cancel.cancel)
+        });
+        let mut client = Client::connect(&socket).expect("a connection");
+        let stop = AtomicBool::new(false);
+        let request = Request::task(client.new_id(), "t", "x");
+        let outcome = client.ask_until(&request, &stop, |_| {
+            stop.store(true, Ordering::Relaxed);
+            Ok(())
+        });
+        let cancelled = |error: &ClientError| matches!(error, ClientError::Refused(failure) if failure.reason == Reason::Cancelled);
+        assert!(outcome.as_ref().is_err_and(cancelled), "{outcome:?}");
+        let request = Request::task(client.new_id(), "t", "y");
+        assert!(client.ask(&request, |_| Ok(())).as_ref().is_err_and(cancelled));
+        let (asked, cancel) = daemon.join().expect("the peer saw what it expected");
+        assert_eq!(cancel, Some(asked));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tern_protocol::request::Kind;
 use super::input;
 use super::stream::json_line;
 use crate::client::exit_of;
+use crate::config::line_of;
 use crate::cost::Cost;
 use crate::error::{CommandError, Exit};
 use crate::figures;
@@ -62,7 +63,13 @@ struct Question {
     #[arg(long, value_name = "FILE", conflicts_with = "task")]
     task_file: Option<PathBuf>,
     /// The labels to choose from, with commas between them
-    #[arg(long, value_name = "A,B,...", value_delimiter = ',', conflicts_with_all = ["task", "task_file"])]
+    #[arg(
+        long,
+        value_name = "A,B,...",
+        value_delimiter = ',',
+        requires = "instructions",
+        conflicts_with_all = ["task", "task_file"]
+    )]
     labels: Vec<String>,
     /// What to ask, with --labels
     #[arg(long, value_name = "TEXT", requires = "labels")]
@@ -106,7 +113,7 @@ fn read_task(path: &Path) -> Result<Ask, CommandError> {
     })?;
     toml::from_str(&text).map_err(|error| {
         let what = error.message().replace('\n', " ");
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let line = error.span().map_or(1, |span| line_of(&text, span.start));
         CommandError::new(Exit::BadInput, format!("{}:{line}: {what}", path.display()))
     })
 }

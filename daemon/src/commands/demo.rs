@@ -1,6 +1,5 @@
 //! `tern demo`: the daemon at work on real text, as a client sees it.
 
-use std::io::{self, Write};
 use std::time::Instant;
 
 use clap::Args;
@@ -12,6 +11,7 @@ use crate::error::CommandError;
 use crate::figures;
 use crate::local::{DaemonChoice, Session, unexpected};
 use crate::model::ModelChoice;
+use crate::output::print;
 use crate::table::{cut, visible_width};
 use crate::terminal::Terminal;
 use crate::wire::{Answer, Decision, Request, Text};
@@ -62,12 +62,6 @@ pub fn run(args: &DemoArgs) -> Result<(), CommandError> {
     let status = session.status()?;
     let mut demo = Demo { terminal, session, cost: Cost::default(), decisions: 0, right: 0, summaries: 0 };
     let began = Instant::now();
-    let print = |text: &str| {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .map_err(|error| CommandError::output(&error))
-    };
 
     print(&format!(
         "{}: {} answers on a Unix socket, ready in {}\n\n",

@@ -1,12 +1,11 @@
 //! `tern eval`: how good the answers on a set of known answers are, how fast they come and what they cost.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use indicatif::ProgressBar;
 use serde::Serialize;
 use tern_protocol::request::Kind;
 
@@ -19,7 +18,9 @@ use crate::evaluation::scores::{Outcome, Scores};
 use crate::evaluation::set::{Example, Set};
 use crate::figures;
 use crate::local::{DaemonChoice, unexpected};
+use crate::output;
 use crate::pipeline;
+use crate::progress::Progress;
 use crate::table::{Align, Table};
 use crate::wire::{Answer, Ask, Decision, Request};
 
@@ -110,16 +111,16 @@ pub fn run(args: &EvalArgs) -> Result<(), CommandError> {
     let task = choose_task(args, &set, &status.tasks)?;
     let (client, _daemon) = session.into_parts();
 
-    let progress = progress_bar(set.examples.len());
+    let progress = Progress::items("asking", set.examples.len() as u64);
     let mut tally = Tally::new(&set);
     let requests = requests(&set, task.as_deref(), args.instructions.as_deref());
     let began = Instant::now();
     let window = usize::try_from(args.in_flight).unwrap_or(1);
     let ran = pipeline::run(client, window, requests, |place, answer| {
-        progress.inc(1);
+        progress.add(1);
         tally.add(place as usize, answer)
     });
-    progress.finish_and_clear();
+    drop(progress);
     ran?;
     let seconds = began.elapsed().as_secs_f64();
 
@@ -139,11 +140,7 @@ pub fn run(args: &EvalArgs) -> Result<(), CommandError> {
         joules_per_token: cost.joules_per_token(),
         cost,
     };
-    let mut out = io::stdout().lock();
-    if args.json {
-        return json_line(&mut out, &report);
-    }
-    out.write_all(report.in_words().as_bytes()).map_err(|error| CommandError::output(&error))
+    if args.json { json_line(&mut io::stdout().lock(), &report) } else { output::print(&report.in_words()) }
 }
 
 fn read_set(path: &Path, limit: Option<u64>) -> Result<Set, CommandError> {
@@ -208,16 +205,6 @@ fn requests(
         });
         Ok(request)
     })
-}
-
-/// On a terminal only, on standard error.
-fn progress_bar(rows: usize) -> ProgressBar {
-    let bar = ProgressBar::new(rows as u64);
-    if let Ok(style) = indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left")
-    {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// Answers as they come.

@@ -181,7 +181,8 @@ fn converse(args: &RunArgs) -> Result<(), CommandError> {
                 // The conversation goes on as if this had not been said.
                 messages.pop();
                 eprintln!("({error})");
-                if error.exit() == Exit::BadInput {
+                if error.exit() == Exit::BadInput && messages.iter().any(|said| said.role == Role::Assistant)
+                {
                     eprintln!("(/clear begins anew)");
                 }
             }
