@@ -77,7 +77,7 @@ fn stop_strings_end_the_text_wherever_tokens_are_cut() {
                 assert!(whole.ids.starts_with(&found.ids), "stop string {stop:?}");
                 assert_eq!(found.finish.expect("it ended").0, Finish::StopString);
                 let last = *found.ids.last().expect("a token");
-                let last_bytes = engine.tokenizer().token_bytes(last).into_iter().count();
+                let last_bytes = engine.tokenizer().token_bytes(last).count();
                 across_tokens += usize::from(last_bytes < stop.len());
             }
         }
@@ -457,7 +457,7 @@ fn two_hundred_requests_at_random_get_the_answers_they_get_alone() {
 
 #[test]
 fn the_plan_is_exactly_what_the_engine_cuts() {
-    let file = MappedFile::open(&fixture(TINY)).expect("the fixture");
+    let file = MappedFile::open(fixture(TINY)).expect("the fixture");
     let gguf = Gguf::parse(file.bytes()).expect("a good file");
     let config = Config::read(&gguf).expect("a good file");
     for set in sets::usable() {
@@ -478,7 +478,7 @@ fn the_plan_is_exactly_what_the_engine_cuts() {
 
 #[test]
 fn a_plan_for_other_parts_is_refused() {
-    let file = MappedFile::open(&fixture(TINY)).expect("the fixture");
+    let file = MappedFile::open(fixture(TINY)).expect("the fixture");
     let gguf = Gguf::parse(file.bytes()).expect("a good file");
     let options = Options::for_model(&Config::read(&gguf).expect("a good file"));
     let set = &tern_kernels::SCALAR;
@@ -487,7 +487,7 @@ fn a_plan_for_other_parts_is_refused() {
     let pool = Pool::new(3).expect("threads");
     let error = Engine::new(&gguf, &plan, set, &pool, &mut memory).expect_err("another number of workers");
     assert_eq!(error, LoadError::NotAsPlanned { what: "workers", planned: 2, found: 3 });
-    let other = MappedFile::open(&tern_tests::model::bundled("tern-log-4m-i2_s.gguf")).expect("the model");
+    let other = MappedFile::open(tern_tests::model::bundled("tern-log-4m-i2_s.gguf")).expect("the model");
     let other = Gguf::parse(other.bytes()).expect("a good file");
     let pool = Pool::new(2).expect("threads");
     let error = Engine::new(&other, &plan, set, &pool, &mut memory);

@@ -66,7 +66,8 @@ pub enum Event<'e> {
         /// One a token of the vocabulary.
         logits: &'e [f32],
     },
-    /// The decision: one probability a label, in the order of the labels, adding up to 1.
+    /// The decision: one probability a label, in the order of the labels, adding up to 1. A model whose logits are not
+    /// numbers gives every label 0.
     Decided {
         /// Probabilities.
         probabilities: &'e [f32],
