@@ -39,7 +39,8 @@ fn engine(c: &mut Criterion) {
         group.throughput(Throughput::Elements(PROMPT as u64));
         group.bench_function(format!("prompt-{PROMPT}"), |b| b.iter(|| read(engine)));
 
-        let write = |engine: &mut Engine<'_>| run(engine, &[(tokens(&[0]), greedy(GENERATED))]).remove(0).ids.len();
+        let write =
+            |engine: &mut Engine<'_>| run(engine, &[(tokens(&[0]), greedy(GENERATED))]).remove(0).ids.len();
         assert_eq!(write(engine), GENERATED);
         group.throughput(Throughput::Elements(GENERATED as u64));
         group.bench_function(format!("generate-{GENERATED}"), |b| b.iter(|| write(engine)));
