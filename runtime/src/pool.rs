@@ -5,7 +5,7 @@
 //! different speed. The caller works too and waits only for workers that have joined: one whose core is busy with
 //! something else misses the task and costs nothing. Running a task takes no lock and allocates nothing.
 //!
-//! One word says it all: [`Shared::state`] holds the number of the task, whether it may still be joined, and how many
+//! One word says it all: `Shared::state` holds the number of the task, whether it may still be joined, and how many
 //! workers are in it.
 //!
 //! ```text
