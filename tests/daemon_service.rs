@@ -25,10 +25,12 @@ fn is_complete(answer: &Value) {
         assert!(answer["usage"].get(field).is_some(), "{field} in {answer}");
     }
     assert!(answer["usage"]["prompt_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{answer}");
-    // Unknown joules are null and their method says so; zero is never an answer.
-    let (joules, method) = (&answer["energy"]["joules"], &answer["energy"]["method"]);
-    assert_eq!(joules.is_null(), method == "unknown", "{answer}");
-    assert_ne!(joules, &json!(0.0), "{answer}");
+    let energy = &answer["energy"];
+    match energy["joules"].as_f64() {
+        None => assert_eq!(energy["method"], "unknown", "{answer}"),
+        // A request may be over before a coarse meter has counted anything, and then says so.
+        Some(joules) => assert!(joules > 0.0 || energy["below_resolution"] == true, "{answer}"),
+    }
     assert_eq!(answer["model"], "tern-log-4m", "{answer}");
 }
 
