@@ -174,6 +174,7 @@ fn wrong_usage_is_code_2_and_names_the_option() {
         (&["classify", "--task", "t", "--labels", "a,b", "--instructions", "Which?", "x"], "--labels"),
         (&["classify", "--labels", "a,b", "x"], "--instructions"),
         (&["classify", "--task", "t", "--socket", "/s", "--model", "m.gguf", "x"], "--model"),
+        (&["run", "--socket", "/s", "--kv", "f16", "x"], "--kv"),
         (&["eval", "set.jsonl", "--limit", "0"], "--limit"),
         (&["dance"], "dance"),
     ] {

@@ -16,11 +16,7 @@ use crate::wire::{Answer, Request, Status};
 #[derive(Args, Clone, Debug, Default)]
 pub struct DaemonChoice {
     /// Socket of a running daemon; without it this command runs its own until it is done
-    #[arg(
-        long,
-        value_name = "PATH",
-        conflicts_with_all = ["path", "threads", "kernels", "context_tokens", "slots", "batch_rows", "kv"]
-    )]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["path", "EngineChoice"])]
     pub socket: Option<PathBuf>,
     /// The model of the command's own daemon.
     #[command(flatten)]

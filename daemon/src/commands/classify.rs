@@ -29,11 +29,11 @@ Examples:
   dmesg | tern classify --task log-severity
   tern classify --task log-subsystem 'usb 1-1: device not accepting address 4'
   journalctl -f -o cat | tern classify --task log-subsystem --json
-  tern classify --labels invoice,reminder,other --instructions 'What kind of letter is this?' < letters.txt
+  tern classify --labels invoice,reminder --instructions 'What letter is this?' < letters.txt
 
-Each answer is a line: label, probability, text, with tabs between them unless a person is watching. A label of `?`
-means that no label reached the task's threshold. Lines that are refused are said on standard error, and the exit code
-is then 64 (bad input) or 75 (try again). Blank lines of standard input are passed over.";
+Each answer is a line: label, probability, text, with tabs between them unless a person is watching. A label of `?` \
+means that no label reached the task's threshold. Lines that are refused are said on standard error, and the exit \
+code is then 64 (bad input) or 75 (try again). Blank lines of standard input are passed over.";
 
 /// Decides about each text: which label, yes or no, or a score
 #[derive(Args, Debug)]
@@ -49,7 +49,7 @@ pub struct ClassifyArgs {
     /// Do not say on standard error what the answers cost
     #[arg(long, short)]
     quiet: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Daemon")]
     daemon: DaemonChoice,
 }
 

@@ -25,13 +25,13 @@ const PARAGRAPHS: &str = include_str!("../../demo/paragraphs.txt");
 const BESIDE_TEXT: usize = 68;
 const BAR: usize = 8;
 
-/// Shows Tern at work: starts a daemon with the bundled model, sends it log lines and paragraphs, prints the answers
+/// Shows a daemon at work on log lines and paragraphs, with the bundled model
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Nothing is left behind: the daemon lives in this process, its socket in a temporary folder. NO_COLOR=1 turns colour
+Nothing is left behind: the daemon lives in this process, its socket in a temporary folder. NO_COLOR=1 turns colour \
 off; output to a pipe or file is plain ASCII.")]
 pub struct DemoArgs {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model")]
     model: ModelChoice,
 }
 

@@ -30,8 +30,9 @@ Examples:
   tern eval models/eval/summary.jsonl --limit 100 --json
   tern eval letters.jsonl --instructions 'What kind of letter is this?'
 
-A set is JSON lines: {\"text\": ..., \"labels\": [...], \"answer\": ...}, or without labels for summaries. The task is the
-one called like the file, else `summarize` for a set without labels; --instructions asks with the labels of each line.";
+A set is JSON lines: {\"text\": ..., \"labels\": [...], \"answer\": ...}, or without labels for summaries. The task \
+is the one called like the file, else `summarize` for a set without labels; --instructions asks with the labels of \
+each line.";
 
 /// Runs an evaluation set and prints accuracy, speed and energy
 #[derive(Args, Debug)]
@@ -54,7 +55,7 @@ pub struct EvalArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Daemon")]
     daemon: DaemonChoice,
 }
 

@@ -24,8 +24,8 @@ Examples:
   tern run --raw 'Once upon a time' --max-tokens 40 --temperature 0.8 --seed 7
   tern run                                   a conversation; Ctrl-C stops an answer, Ctrl-D leaves
 
-The text of standard input, if it is not a terminal, is put behind the prompt. What an answer cost is said on standard
-error.";
+The text of standard input, if it is not a terminal, is put behind the prompt. What an answer cost is said on \
+standard error.";
 
 /// Answers a prompt, or holds a conversation on the terminal
 #[derive(Args, Debug)]
@@ -43,10 +43,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
     printing: Printing,
     #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten, next_help_heading = "Daemon")]
     daemon: DaemonChoice,
 }
 

@@ -31,7 +31,7 @@ pub struct SummarizeArgs {
     task: String,
     #[command(flatten)]
     printing: Printing,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Daemon")]
     daemon: DaemonChoice,
 }
 
