@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`storage`] | where text and lists of a message live |
 //! | [`request`] | what a client sends |
-//! | [`answer`] | what it gets back, with usage and energy |
+//! | [`answer`], [`energy`] | what it gets back, and what that cost |
 //! | [`limits`] | sizes both sides agree on |
 //! | [`frame`] | one message as bytes between zeros: version, postcard, COBS |
 //! | [`client`] | a blocking client over any [`embedded_io`] stream |
@@ -34,6 +34,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod energy;
 pub mod frame;
 pub mod limits;
 pub mod request;

@@ -1,0 +1,105 @@
+//! Joules, and what they are worth.
+
+use serde::{Deserialize, Serialize};
+
+use crate::storage::Storage;
+
+/// Energy of one request, with everything needed to judge the figure. What is not known is `None`, never 0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(serialize = "", deserialize = "F::Text: Deserialize<'de>"))]
+pub struct Energy<F: Storage> {
+    /// Prefill and decode together.
+    pub joules: Option<f64>,
+    /// Reading the prompt and scoring labels.
+    pub prefill_joules: Option<f64>,
+    /// Generating tokens.
+    pub decode_joules: Option<f64>,
+    /// `decode_joules` by generated token; for a decision, `joules` by prompt token.
+    pub joules_per_token: Option<f64>,
+    /// How the joules were obtained.
+    pub method: Method,
+    /// Chip, counter zone or table row behind them.
+    pub source: Option<F::Text>,
+    /// What they cover.
+    pub scope: Option<Scope>,
+    /// Whether the power of the idle system is in them.
+    pub idle: Idle,
+    /// Power of the idle system.
+    pub idle_watts: Option<f64>,
+    /// Half-width of the 95 % interval as a fraction.
+    pub relative_uncertainty: Option<f64>,
+    /// Sensor readings in the window.
+    pub samples: u64,
+    /// Readings a second over the window.
+    pub sample_hz: Option<f64>,
+    /// Time the engine worked on steps that this request took part in.
+    pub window_ms: f64,
+    /// Date of the calibration or table row behind the figures.
+    pub calibrated_at: Option<F::Text>,
+    /// Whether heat or low voltage slowed the machine meanwhile; `None` where it cannot be seen.
+    pub throttled: Option<bool>,
+    /// The window is too short for this meter: trust the joules only in a sum over many requests.
+    pub below_resolution: bool,
+}
+
+/// How joules were obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// A hardware counter of energy.
+    EnergyCounter,
+    /// A power sensor, integrated over time.
+    HwmonPower,
+    /// Published power of this board, weighted by processor use.
+    UtilisationTable,
+    /// There is no meter.
+    Unknown,
+}
+
+/// What joules cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Everything, power supply losses included.
+    Wall,
+    /// The board at its direct-current input.
+    BoardDc,
+    /// A compute module without its carrier board.
+    Module,
+    /// Some supply rails of the system on chip.
+    SocRails,
+    /// The processor package.
+    CpuPackage,
+    /// A model of the processor alone.
+    CpuModel,
+}
+
+/// Whether idle power is part of the joules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Idle {
+    /// It is.
+    Included,
+    /// It was taken off.
+    Subtracted,
+}
+
+/// Where all energy went since the daemon started: the first is the sum of the next three.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(serialize = "", deserialize = "F::Text: Deserialize<'de>"))]
+pub struct EnergyTotals<F: Storage> {
+    /// What the meter counted.
+    pub counter_joules: f64,
+    /// Given to requests.
+    pub requests_joules: f64,
+    /// Between steps of the engine.
+    pub idle_joules: f64,
+    /// Counted across a failed reading, so that nobody can be charged.
+    pub unattributed_joules: f64,
+    /// Power of the idle system.
+    pub idle_watts: Option<f64>,
+    /// How the joules were obtained.
+    pub method: Method,
+    /// Chip, counter zone or table row behind them.
+    pub source: F::Text,
+}
