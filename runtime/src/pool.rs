@@ -44,6 +44,8 @@ struct Shared {
     items: AtomicUsize,
     next: AtomicUsize,
     panicked: AtomicBool,
+    /// Threads that run; what a thread allocates for itself it has allocated by then.
+    started: AtomicUsize,
 }
 
 // SAFETY: `task` is written only by the caller while the state is closed and nobody is in; a worker reads it only
@@ -79,7 +81,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of `workers` (at least 1), of which `workers - 1` are new threads.
+    /// A pool of `workers` (at least 1), of which `workers - 1` are new threads, all running when this returns.
     ///
     /// # Errors
     /// If the system refuses a thread.
@@ -94,12 +96,16 @@ impl Pool {
             items: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
+            started: AtomicUsize::new(0),
         });
         let mut pool = Pool { shared, threads: Vec::new(), running: AtomicBool::new(false) };
         for worker in 1..workers.max(1) {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("tern-worker-{worker}"));
             pool.threads.push(thread.spawn(move || worker_loop(&shared, worker))?);
+        }
+        while pool.shared.started.load(Ordering::Acquire) < pool.threads.len() {
+            std::thread::yield_now();
         }
         Ok(pool)
     }
@@ -109,6 +115,9 @@ impl Pool {
 fn worker_loop(shared: &Shared, worker: usize) {
     let number = |state: u64| state & !(NEXT - 1);
     let (mut seen, mut spins) = (0, 0);
+    // Parking asks for the thread's own handle, which is made when it is first asked for.
+    drop(std::thread::current());
+    shared.started.fetch_add(1, Ordering::Release);
     loop {
         let state = shared.state.load(Ordering::Relaxed);
         if state & STOP != 0 {

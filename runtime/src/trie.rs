@@ -95,7 +95,7 @@ impl core::fmt::Display for LabelError {
             LabelError::TooFew { found: 0 } => write!(f, "no labels; give at least two to choose between"),
             LabelError::TooFew { .. } => write!(f, "one label only; give at least two to choose between"),
             LabelError::TooMany { found, most } => {
-                write!(f, "{found} labels; at most {most} are taken (raise limits.labels)")
+                write!(f, "{found} labels; at most {most} are taken; ask about groups of labels first")
             }
             LabelError::Empty { index } => write!(f, "label {index} is empty"),
             LabelError::Duplicate { first, second } => write!(f, "labels {first} and {second} are the same"),
@@ -103,10 +103,13 @@ impl core::fmt::Display for LabelError {
                 write!(f, "label {index} has {tokens} tokens; at most {MAX_DEPTH} are taken")
             }
             LabelError::TooManyBytes { index, bytes, most } => {
-                write!(f, "label {index} has {bytes} bytes; at most {most} are taken (limits.prompt_bytes)")
+                write!(f, "label {index} has {bytes} bytes; at most {most} are taken; shorten it")
             }
             LabelError::TooManyTokens { index, most } => {
-                write!(f, "the labels up to {index} need more than {most} tokens (raise limits.label_tokens)")
+                write!(
+                    f,
+                    "the labels up to {index} need more than {most} tokens; use fewer or shorter labels"
+                )
             }
         }
     }

@@ -191,7 +191,7 @@ impl core::fmt::Display for Refusal {
             Refusal::PromptTooLong { bytes, most_bytes } => {
                 write!(
                     f,
-                    "a prompt text of {bytes} bytes; at most {most_bytes} are taken (limits.prompt_bytes)"
+                    "a prompt text of {bytes} bytes; at most {most_bytes} are taken; shorten it, or raise context_tokens"
                 )
             }
             Refusal::EmptyPrompt => write!(f, "the prompt is empty"),
