@@ -134,7 +134,7 @@ def summaries(scorer, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--checkpoint", required=True, help="of train.py, or a GGUF of export.py")
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--eval", required=True, help="folder of the evaluation files")
     parser.add_argument("--out", required=True)

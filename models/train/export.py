@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import gguf
+import warm_start
 from model import Model, Shape, ternary
 
 ARCHITECTURE = "bitnet-b1.58"
@@ -23,7 +24,11 @@ NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
 
 
 def load(checkpoint, matmul=torch.float32):
-    """The model of a checkpoint that train.py wrote, with its embedding rounded to F16 as in the file."""
+    """The model of a checkpoint that train.py wrote, with its embedding rounded to F16 as in the file; or of a file."""
+    if checkpoint.endswith(".gguf"):
+        model = Model(Shape(), matmul)
+        warm_start.load_into(model, checkpoint)
+        return model
     saved = torch.load(checkpoint)
     model = Model(Shape(**saved["shape"]), matmul)
     model.load_state_dict(saved["state"])

@@ -66,7 +66,7 @@ def save_as_hugging_face(model, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--checkpoint", required=True, help="of train.py, or a GGUF of export.py")
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--prompts", required=True)
     parser.add_argument("--out", required=True)
