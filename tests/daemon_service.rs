@@ -31,7 +31,7 @@ fn is_complete(answer: &Value) {
         // A request may be over before a coarse meter has counted anything, and then says so.
         Some(joules) => assert!(joules > 0.0 || energy["below_resolution"] == true, "{answer}"),
     }
-    assert_eq!(answer["model"], "tern-log-4m", "{answer}");
+    assert_eq!(answer["model"], "tern-log-4m-v1", "{answer}");
 }
 
 fn probabilities(answer: &Value) -> Vec<(String, f64)> {
@@ -223,7 +223,7 @@ fn the_service_manager_hears_of_start_life_and_end() {
         command.args(["--log", "info"]);
     });
     let ready = hear("READY=1");
-    assert!(ready.contains("STATUS=tern-log-4m with "), "{ready}");
+    assert!(ready.contains("STATUS=tern-log-4m-v1 with "), "{ready}");
     hear("WATCHDOG=1");
     hear("WATCHDOG=1");
     daemon.signal("TERM");

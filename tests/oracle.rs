@@ -181,7 +181,8 @@ fn the_bundled_model_agrees_with_hugging_face() {
             "reference {n}: {} tokens, largest {largest:.2e}, first eight {first:.2e}, {flips} flips",
             ids.len()
         );
-        assert!(largest < 0.5 && flips * 20 <= ids.len(), "reference {n}: {largest} {flips}");
+        // No activation of these prompts meets another rounding here than there, so only float noise is left.
+        assert!(largest < 1e-4 && flips == 0, "reference {n}: {largest} {flips}");
     }
 }
 
