@@ -35,6 +35,7 @@ pub mod gguf;
 pub mod head;
 pub mod kv_cache;
 pub mod model;
+mod name;
 pub mod plan;
 pub mod sampler;
 pub mod stop;
