@@ -6,7 +6,7 @@ use super::vocab::Vocab;
 use crate::error::LoadError;
 use crate::gguf::{Gguf, I32Array, StringArray, optional};
 
-/// How much memory a tokenizer takes; made by [`Tokenizer::plan`].
+/// How much memory a tokenizer takes; made by [`Tokenizer::plan`](super::Tokenizer::plan).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenizerPlan {
     pub(super) tokens: usize,
@@ -17,7 +17,7 @@ pub struct TokenizerPlan {
 }
 
 impl TokenizerPlan {
-    /// Words of 32 bits that [`Tokenizer::build`] needs.
+    /// Words of 32 bits that [`Tokenizer::build`](super::Tokenizer::build) needs.
     #[must_use]
     pub fn table_words(&self) -> usize {
         self.table_words
