@@ -9,6 +9,7 @@
 
 pub mod queue;
 pub mod report;
+pub mod requester;
 pub mod service;
 pub mod session;
 pub mod state;
@@ -33,6 +34,7 @@ use crate::error::{CommandError, Exit};
 use crate::model::{ModelChoice, OpenError, Opened, with_engine};
 use crate::tasks::prompt::PromptForm;
 use crate::tasks::{TaskFileError, TaskSet};
+use crate::transport::Transport;
 use crate::transport::unix::{Claim, SocketError, UnixTransport};
 use crate::wire::{self, Failure};
 use queue::Queue;
@@ -165,9 +167,9 @@ impl Server {
             opened,
             queue,
             engine: Some(engine.thread),
-            transport: None,
+            transports: Vec::new(),
         };
-        handle.transport = Some(started?);
+        handle.transports.push(Box::new(started?));
         log::info!("ready on {}", handle.socket.display());
         Ok(handle)
     }
@@ -237,7 +239,7 @@ pub struct ServerHandle {
     opened: Opened,
     queue: Arc<Queue>,
     engine: Option<JoinHandle<()>>,
-    transport: Option<UnixTransport>,
+    transports: Vec<Box<dyn Transport>>,
 }
 
 impl ServerHandle {
@@ -263,7 +265,7 @@ impl ServerHandle {
     }
 
     fn end(&mut self) {
-        if let Some(transport) = &mut self.transport {
+        for transport in &mut self.transports {
             transport.stop_accepting();
         }
         self.queue.stop(Instant::now() + Duration::from_millis(self.limits.stop_ms));
@@ -272,7 +274,7 @@ impl ServerHandle {
         {
             log::error!("the engine's thread panicked; this is a fault of Tern");
         }
-        if let Some(transport) = self.transport.take() {
+        for transport in self.transports.drain(..) {
             transport.finish();
         }
     }

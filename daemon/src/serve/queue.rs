@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::session::{ClientId, Session};
+use super::requester::{ClientId, Requester};
 use crate::tasks::prompt::Prompt;
 use crate::tasks::{Answering, Task};
 
@@ -12,7 +12,7 @@ use crate::tasks::{Answering, Task};
 #[derive(Debug)]
 pub struct Job {
     /// Who asked.
-    pub session: Arc<Session>,
+    pub session: Arc<dyn Requester>,
     /// The client's id for it.
     pub id: String,
     /// What the model reads.
@@ -60,7 +60,7 @@ pub enum Notice {
     /// A client no longer wants one of its requests.
     Cancel {
         /// The client.
-        session: Arc<Session>,
+        session: Arc<dyn Requester>,
         /// The id of the request that says so.
         by: String,
         /// The id of the request to cancel.
@@ -230,12 +230,13 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::session::Session;
 
-    fn client(id: ClientId) -> Arc<Session> {
+    fn client(id: ClientId) -> Arc<dyn Requester> {
         Arc::new(Session::new(id, 1000, Box::new(|| ())))
     }
 
-    fn job(session: &Arc<Session>, id: &str) -> Box<Job> {
+    fn job(session: &Arc<dyn Requester>, id: &str) -> Box<Job> {
         Box::new(Job {
             session: Arc::clone(session),
             id: id.into(),
@@ -251,7 +252,7 @@ mod tests {
         })
     }
 
-    fn push(queue: &Queue, session: &Arc<Session>, id: &str) -> Result<(), PushError> {
+    fn push(queue: &Queue, session: &Arc<dyn Requester>, id: &str) -> Result<(), PushError> {
         queue.push(job(session, id)).map_err(|(_, error)| error)
     }
 

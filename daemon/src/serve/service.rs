@@ -9,7 +9,7 @@ use tern_protocol::limits::{ID_BYTES, MESSAGES};
 use tern_protocol::request::{Role, Work};
 
 use super::queue::{Job, JobGoal, Notice, PushError, Queue};
-use super::session::Session;
+use super::requester::Requester;
 use super::state::{Ending, State};
 use super::worker::unknown_request;
 use crate::config::Limits;
@@ -62,7 +62,7 @@ struct Asked {
 
 impl Service {
     /// Takes one line of a client, without its line end. Every answer goes through the session.
-    pub fn take_line(&self, session: &Arc<Session>, line: &[u8]) {
+    pub fn take_line(&self, session: &Arc<dyn Requester>, line: &[u8]) {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
@@ -71,25 +71,30 @@ impl Service {
             Err((id, refused)) => {
                 // An answer with the id of a live request would end that one.
                 let id = id.filter(|id| !session.is_live(id));
-                return self.refuse(session, id, refused);
+                return self.refuse(&**session, id, refused);
             }
         };
+        self.take_request(session, request);
+    }
+
+    /// Takes a request, whose id has a legal length. Every answer goes through the session.
+    pub fn take_request(&self, session: &Arc<dyn Requester>, request: Request) {
         let id = request.id.clone();
         if session.begin(&id).is_err() {
             let message = format!("the id {id:?} belongs to a live request; give each request its own");
-            return self.refuse(session, None, bad(message));
+            return self.refuse(&**session, None, bad(message));
         }
         if let Err(refused) = self.take(session, request) {
-            self.refuse(session, Some(id), refused);
+            self.refuse(&**session, Some(id), refused);
         }
     }
 
     /// Refuses a line that was not taken in.
-    pub fn refuse_line(&self, session: &Session, reason: Reason, message: impl Into<String>) {
+    pub fn refuse_line(&self, session: &dyn Requester, reason: Reason, message: impl Into<String>) {
         self.refuse(session, None, refused(reason, message));
     }
 
-    fn refuse(&self, session: &Session, id: Option<String>, refused: Refused) {
+    fn refuse(&self, session: &dyn Requester, id: Option<String>, refused: Refused) {
         let Refused { reason, message, retry_after_ms } = refused;
         log::debug!("client {}: request refused: {message}", session.id());
         self.state.count(Ending::Refused);
@@ -117,7 +122,7 @@ impl Service {
     }
 
     /// Does what a request of a usable id asks for.
-    fn take(&self, session: &Arc<Session>, mut request: Request) -> Result<(), Refused> {
+    fn take(&self, session: &Arc<dyn Requester>, mut request: Request) -> Result<(), Refused> {
         let asks = request.work().map_err(bad)?;
         let takes_text = matches!(asks, Work::Task(_) | Work::Ask(_));
         if request.text.is_some() && !takes_text {
@@ -192,7 +197,7 @@ impl Service {
         self.form.chat(messages).map_err(bad)
     }
 
-    fn queue_up(&self, session: &Arc<Session>, request: Request, asked: Asked) -> Result<(), Refused> {
+    fn queue_up(&self, session: &Arc<dyn Requester>, request: Request, asked: Asked) -> Result<(), Refused> {
         let queued_at = Instant::now();
         let given_ms = request.deadline_ms.or(asked.deadline_ms).or(self.limits.deadline_ms);
         let job = Box::new(Job {

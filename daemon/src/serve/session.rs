@@ -6,10 +6,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::requester::{ClientId, DuplicateId, Requester};
 use crate::wire::Answer;
-
-/// Number of a client, never used twice.
-pub type ClientId = u64;
 
 /// What happens to the connection when its client is abandoned.
 pub type Hangup = Box<dyn Fn() + Send + Sync>;
@@ -42,66 +40,15 @@ struct State {
     abandoned: bool,
 }
 
-/// A request with the id of a live one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DuplicateId;
-
 impl Session {
     /// A client whose waiting answers have at most `unread_bytes`; `hang_up` must end its connection.
     pub fn new(id: ClientId, unread_bytes: usize, hang_up: Hangup) -> Self {
         Session { id, unread_bytes, hang_up, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Its number.
-    pub fn id(&self) -> ClientId {
-        self.id
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the state is complete before anything that could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins a request.
-    ///
-    /// # Errors
-    /// If a live request has this id.
-    pub fn begin(&self, id: &str) -> Result<(), DuplicateId> {
-        if self.state().live.insert(id.to_owned()) { Ok(()) } else { Err(DuplicateId) }
-    }
-
-    /// Whether a request of this id is live.
-    pub fn is_live(&self, id: &str) -> bool {
-        self.state().live.contains(id)
-    }
-
-    /// Puts an answer in line; a last answer ends its request. Abandons the client if too much waits.
-    pub fn send(&self, answer: &Answer) {
-        let line = match serde_json::to_string(answer) {
-            Ok(line) => line + "\n",
-            // Answers are strings, numbers and lists: nothing that JSON lacks.
-            Err(error) => return log::error!("an answer could not be written: {error}"),
-        };
-        let mut state = self.state();
-        if let Some(id) = answer.id().filter(|_| answer.is_last()) {
-            state.live.remove(id);
-        }
-        if state.abandoned {
-            return;
-        }
-        let waiting_bytes = state.bytes + line.len();
-        // One answer may be larger than the limit; it is the second that must not wait behind it.
-        if waiting_bytes > self.unread_bytes && !state.lines.is_empty() {
-            drop(state);
-            log::warn!(
-                "client {} does not read its answers ({waiting_bytes} bytes wait); disconnecting it",
-                self.id
-            );
-            return self.abandon();
-        }
-        state.bytes = waiting_bytes;
-        state.lines.push_back(line);
-        self.changed.notify_all();
     }
 
     /// Waits for the next line to write; `None` when there will be none.
@@ -139,6 +86,49 @@ impl Session {
     /// Whether nobody reads answers any more.
     pub fn is_abandoned(&self) -> bool {
         self.state().abandoned
+    }
+}
+
+impl Requester for Session {
+    fn id(&self) -> ClientId {
+        self.id
+    }
+
+    fn begin(&self, id: &str) -> Result<(), DuplicateId> {
+        if self.state().live.insert(id.to_owned()) { Ok(()) } else { Err(DuplicateId) }
+    }
+
+    fn is_live(&self, id: &str) -> bool {
+        self.state().live.contains(id)
+    }
+
+    /// Puts an answer in line. Abandons the client if too much waits.
+    fn send(&self, answer: &Answer) {
+        let line = match serde_json::to_string(answer) {
+            Ok(line) => line + "\n",
+            // Answers are strings, numbers and lists: nothing that JSON lacks.
+            Err(error) => return log::error!("an answer could not be written: {error}"),
+        };
+        let mut state = self.state();
+        if let Some(id) = answer.id().filter(|_| answer.is_last()) {
+            state.live.remove(id);
+        }
+        if state.abandoned {
+            return;
+        }
+        let waiting_bytes = state.bytes + line.len();
+        // One answer may be larger than the limit; it is the second that must not wait behind it.
+        if waiting_bytes > self.unread_bytes && !state.lines.is_empty() {
+            drop(state);
+            log::warn!(
+                "client {} does not read its answers ({waiting_bytes} bytes wait); disconnecting it",
+                self.id
+            );
+            return self.abandon();
+        }
+        state.bytes = waiting_bytes;
+        state.lines.push_back(line);
+        self.changed.notify_all();
     }
 }
 

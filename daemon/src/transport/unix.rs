@@ -16,11 +16,13 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use tern_protocol::answer::Reason;
 
+use super::Transport;
 use super::lines::{Line, LineReader, TimedRead};
 use crate::serve::queue::Notice;
 use crate::serve::refusal;
+use crate::serve::requester::{ClientId, Requester};
 use crate::serve::service::Service;
-use crate::serve::session::{ClientId, Session};
+use crate::serve::session::Session;
 
 /// How long clients get to read their last answers when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -181,9 +183,11 @@ impl UnixTransport {
             .map_err(io("start a thread for"))?;
         Ok(UnixTransport { claim, shared, listener: Some(listener), wake: Some(wake) })
     }
+}
 
+impl Transport for UnixTransport {
     /// Takes no more clients. Those connected may go on.
-    pub fn stop_accepting(&mut self) {
+    fn stop_accepting(&mut self) {
         self.wake = None;
         if let Some(listener) = self.listener.take()
             && listener.join().is_err()
@@ -193,7 +197,7 @@ impl UnixTransport {
     }
 
     /// Lets clients read their last answers, closes every connection and removes the socket.
-    pub fn finish(mut self) {
+    fn finish(mut self: Box<Self>) {
         self.stop_accepting();
         for (_, stream) in self.shared.clients().values() {
             // Ends what the client sends; its answers still go out.
@@ -337,18 +341,19 @@ fn serve(session: &Arc<Session>, stream: &Arc<UnixStream>, shared: &Arc<Shared>)
 fn read_requests(session: &Arc<Session>, stream: &Arc<UnixStream>, service: &Service) -> io::Result<()> {
     let (bytes, ms) = (service.limits.line_bytes, service.limits.line_ms);
     let mut lines = LineReader::new(Half(Arc::clone(stream)), bytes, Duration::from_millis(ms));
+    let requester: Arc<dyn Requester> = Arc::<Session>::clone(session);
     loop {
         match lines.next_line()? {
-            Line::Whole(line) => service.take_line(session, line),
+            Line::Whole(line) => service.take_line(&requester, line),
             Line::TooLong => {
                 let message =
                     format!("a line of more than {bytes} bytes (limits.line_bytes); send less at once");
-                service.refuse_line(session, Reason::TooLarge, message);
+                service.refuse_line(&**session, Reason::TooLarge, message);
             }
             Line::Unfinished => {
                 let message =
                     format!("a line was not finished within {ms} ms (limits.line_ms); end it with \\n");
-                service.refuse_line(session, Reason::BadRequest, message);
+                service.refuse_line(&**session, Reason::BadRequest, message);
                 return Ok(());
             }
             Line::End => return Ok(()),
