@@ -50,7 +50,8 @@ fn prepared(set: &KernelSet, cols: usize, tokens: usize) -> Vec<u8> {
 /// The product of one matrix with some tokens, by `set`.
 fn product(set: &KernelSet, packed: &[u8], (rows, cols): (usize, usize), tokens: usize) -> Vec<i32> {
     let mut sums = vec![0; tokens * rows];
-    set.multiply(packed, rows, cols, &prepared(set, cols, tokens), tokens, &mut sums);
+    let mut scratch = vec![0; set.scratch_words(rows, cols, tokens)];
+    set.multiply(packed, rows, cols, &prepared(set, cols, tokens), tokens, &mut scratch, &mut sums);
     sums
 }
 
@@ -73,11 +74,12 @@ fn ternary(c: &mut Criterion) {
             for tokens in [1, 8] {
                 let activations = prepared(set, cols, tokens);
                 let mut sums = vec![0; tokens * rows];
+                let mut scratch = vec![0; set.scratch_words(rows, cols, tokens)];
                 let mut cold = matrices.chunks_exact(packed.len()).cycle();
                 group.bench_function(BenchmarkId::from_parameter(format!("{rows}x{cols}x{tokens}")), |b| {
                     b.iter(|| {
                         let weights = cold.next().expect("a cycle does not end");
-                        set.multiply(weights, rows, cols, &activations, tokens, &mut sums);
+                        set.multiply(weights, rows, cols, &activations, tokens, &mut scratch, &mut sums);
                         black_box(sums.last());
                     });
                 });

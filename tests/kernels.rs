@@ -7,7 +7,7 @@
 use std::io::Write;
 use tern_kernels::half::f32_to_f16;
 use tern_kernels::layout::MAX_COLS;
-use tern_kernels::{KernelSet, Layout, SCALAR};
+use tern_kernels::{KernelSet, Layout, SCALAR, five};
 use tern_tests::fill::{Fill, Random};
 use tern_tests::product::Product;
 use tern_tests::sets;
@@ -86,13 +86,17 @@ fn the_longest_row_does_not_overflow() {
             let byte = match set.layout {
                 Layout::T2B128 => (weight + 1) as u8 * 0x55,
                 Layout::Tl1P32 => (weight + 1) as u8 * 0x44,
+                Layout::T2R4 if weight > 0 => 0b01_10_10_10,
+                Layout::T2R4 => 0b11_00_00_00,
+                Layout::T5R | Layout::T5C => five::encode([weight; 5]),
                 other => panic!("say what constant weights look like in {}", other.name()),
             };
             let weights = vec![byte; set.layout.bytes(1, MAX_COLS).expect("the longest row is legal")];
             let mut prepared = vec![0; set.prepared_bytes(MAX_COLS)];
             set.prepare(&vec![activation; MAX_COLS], &mut prepared);
             let mut sums = [0];
-            set.multiply(&weights, 1, MAX_COLS, &prepared, 1, &mut sums);
+            let mut scratch = vec![0; set.scratch_words(1, MAX_COLS, 1)];
+            set.multiply(&weights, 1, MAX_COLS, &prepared, 1, &mut scratch, &mut sums);
             let expected = i32::from(weight) * i32::from(activation) * MAX_COLS as i32;
             assert_eq!(sums[0], expected, "{} with {weight} x {activation}", set.name);
         }

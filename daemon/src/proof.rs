@@ -100,7 +100,9 @@ fn products(set: &KernelSet, comparisons: &mut usize) -> Result<(), String> {
             }
             for tokens in TOKENS {
                 let mut sums = vec![0i32; tokens * rows];
-                set.multiply(&packed, rows, cols, &prepared[..tokens * stride], tokens, &mut sums);
+                let mut scratch = vec![0; set.scratch_words(rows, cols, tokens)];
+                let prepared = &prepared[..tokens * stride];
+                set.multiply(&packed, rows, cols, prepared, tokens, &mut scratch, &mut sums);
                 for (at, found) in sums.iter().enumerate() {
                     let (token, row) = (at / rows, at % rows);
                     let weights = &weights[row * cols..(row + 1) * cols];
@@ -183,8 +185,8 @@ const EXTREMES: [f32; 6] = [0.0, 1e-38, 1e-42, 1e30, 3e38, 1.0];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tern_kernels::reference::LANE_OPS;
-    use tern_kernels::{Layout, Ops};
+    use tern_kernels::reference::{LANE_OPS, PLAIN_OPS};
+    use tern_kernels::{Layout, TernaryOps, VectorOps};
 
     #[test]
     fn every_set_of_this_machine_is_proven() {
@@ -202,20 +204,22 @@ mod tests {
         static SATURATING: KernelSet = KernelSet::new(
             "saturating",
             Layout::T2B128,
-            Ops {
-                multiply: |tile, sums| {
-                    (LANE_OPS.multiply)(tile, sums);
+            TernaryOps {
+                multiply: |tile, scratch, sums| {
+                    (PLAIN_OPS.multiply)(tile, scratch, sums);
                     sums.iter_mut().for_each(|sum| *sum = (*sum).clamp(-32_768, 32_767));
                 },
-                ..LANE_OPS
+                ..PLAIN_OPS
             },
+            LANE_OPS,
         );
         let proof = prove(&SATURATING);
         assert!(proof.failure.as_deref().is_some_and(|text| text.contains("must be")), "{proof:?}");
         static IMPRECISE: KernelSet = KernelSet::new(
             "imprecise",
             Layout::T2B128,
-            Ops { sum_squares: |x| x.iter().rev().map(|x| x * x).sum(), ..LANE_OPS },
+            PLAIN_OPS,
+            VectorOps { sum_squares: |x| x.iter().rev().map(|x| x * x).sum(), ..LANE_OPS },
         );
         let proof = prove(&IMPRECISE);
         assert!(proof.failure.as_deref().is_some_and(|text| text.contains("sum of squares")), "{proof:?}");

@@ -40,8 +40,8 @@ use core::arch::aarch64::{
     int8x16_t, int32x4_t, vaddq_s32, vaddvq_s32, vandq_u8, vdupq_n_s32, vdupq_n_u8, vreinterpretq_s8_u8,
     vshrq_n_s32, vshrq_n_u8,
 };
-use tern_kernels::reference::{PLAIN_HEADER, plain_sum, prepare, prepared_bytes};
-use tern_kernels::{KernelSet, Layout, Ops, Tile};
+use tern_kernels::reference::{PLAIN_HEADER, PLAIN_OPS, plain_sum, prepared_bytes};
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile};
 
 /// Proof that this machine has FEAT_DotProd.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,8 @@ impl DotProd {
         static SET: KernelSet = KernelSet::new(
             "aarch64-t2i8-dotprod",
             Layout::T2B128,
-            Ops { prepared_bytes, prepare, multiply, ..FLOAT_OPS },
+            TernaryOps { multiply: |tile, _, sums| multiply(tile, sums), ..PLAIN_OPS },
+            FLOAT_OPS,
         );
         &SET
     }

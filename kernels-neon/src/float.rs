@@ -18,15 +18,15 @@ use core::arch::aarch64::{
     float32x4_t, uint16x8_t, vabsq_f32, vaddq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vld1q_f32, vld1q_u16,
     vmulq_f32, vst1q_f32,
 };
-use tern_kernels::Ops;
+use tern_kernels::VectorOps;
 use tern_kernels::exp::exp;
 use tern_kernels::half::f16_to_f32;
 use tern_kernels::lanes::{self, LANES};
 use tern_kernels::reference::LANE_OPS;
 
 /// The float operations as a table for the sets to start from; its ternary part is the scalar one.
-pub(crate) const FLOAT_OPS: Ops =
-    Ops { absmax, sum_squares, matvec_f32, matvec_f16, mix_f16, exp_sum, ..LANE_OPS };
+pub(crate) const FLOAT_OPS: VectorOps =
+    VectorOps { absmax, sum_squares, matvec_f32, matvec_f16, mix_f16, exp_sum, ..LANE_OPS };
 
 /// Four registers that hold the sixteen lanes.
 type Lanes = [float32x4_t; 4];

@@ -41,7 +41,8 @@ use core::arch::aarch64::{
     vget_low_u8, vld1q_s32, vmlal_high_s8, vmlal_s8, vqtbl1q_s8, vqtbl1q_u8, vreinterpretq_s8_u8,
     vreinterpretq_s16_u16, vreinterpretq_u16_s16, vshrq_n_u8, vst1q_s32,
 };
-use tern_kernels::{KernelSet, Layout, Ops, Tile};
+use tern_kernels::reference::plain_grain;
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile};
 
 use crate::float::FLOAT_OPS;
 
@@ -49,7 +50,14 @@ use crate::float::FLOAT_OPS;
 pub(crate) static SET: KernelSet = KernelSet::new(
     "aarch64-tl1i8-neon",
     Layout::Tl1P32,
-    Ops { prepared_bytes, prepare, multiply, ..FLOAT_OPS },
+    TernaryOps {
+        prepared_bytes,
+        prepare,
+        grain: |rows, _, tokens, _| plain_grain(Layout::Tl1P32, rows, tokens),
+        scratch_words: |_, _, _| 0,
+        multiply: |tile, _, sums| multiply(tile, sums),
+    },
+    FLOAT_OPS,
 );
 
 /// Bytes of the two tables of a pair.

@@ -23,8 +23,8 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use tern_kernels::reference::{prepare, prepared_bytes};
-use tern_kernels::{KernelSet, Layout, Ops};
+use tern_kernels::reference::PLAIN_OPS;
+use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
 
 use crate::floats;
 use crate::tiles::{self, TileKernel, prefetch};
@@ -48,20 +48,16 @@ impl Avx2 {
 static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avx2",
     Layout::T2B128,
-    Ops {
-        prepared_bytes,
-        prepare,
-        multiply: tiles::multiply::<Maddubs>,
-        // SAFETY: answers (1): this table is reached through `Avx2::set` alone, which takes the token.
-        ..unsafe { float_ops() }
-    },
+    TernaryOps { multiply: |tile, _, sums| tiles::multiply::<Maddubs>(tile, sums), ..PLAIN_OPS },
+    // SAFETY: answers (1): this table is reached through `Avx2::set` alone, which takes the token.
+    unsafe { float_ops() },
 );
 
-/// The float half of a table, for every set whose token implies this one.
+/// The vector functions, for every set whose token implies this one.
 ///
 /// # Safety
 /// 1. The functions of the table are called only on a machine with AVX2 and F16C.
-pub(crate) const unsafe fn float_ops() -> Ops {
+pub(crate) const unsafe fn float_ops() -> VectorOps {
     // SAFETY: answers (1) as our caller did.
     unsafe { featured::ops() }
 }

@@ -18,8 +18,8 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use tern_kernels::reference::{prepare, prepared_bytes};
-use tern_kernels::{KernelSet, Layout, Ops};
+use tern_kernels::reference::PLAIN_OPS;
+use tern_kernels::{KernelSet, Layout, TernaryOps};
 
 use crate::avx2::{self, Avx2, field, load, totals};
 use crate::tiles::{self, TileKernel, prefetch};
@@ -43,13 +43,9 @@ impl AvxVnni {
 static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avxvnni",
     Layout::T2B128,
-    Ops {
-        prepared_bytes,
-        prepare,
-        multiply: tiles::multiply::<Dpbusd>,
-        // SAFETY: answers (1): this table is reached through `AvxVnni::set` alone, whose token implies AVX2 and F16C.
-        ..unsafe { avx2::float_ops() }
-    },
+    TernaryOps { multiply: |tile, _, sums| tiles::multiply::<Dpbusd>(tile, sums), ..PLAIN_OPS },
+    // SAFETY: answers (1): this table is reached through `AvxVnni::set` alone, whose token implies AVX2 and F16C.
+    unsafe { avx2::float_ops() },
 );
 
 /// `vpdpbusd` on 256 bits.

@@ -241,12 +241,12 @@ macro_rules! featured {
             use super::$token;
             use $crate::floats;
 
-            /// The float half of a table.
+            /// The vector functions.
             ///
             /// # Safety
             /// 1. The functions of the table are called only on a machine with the features of the token.
-            pub(super) const unsafe fn ops() -> tern_kernels::Ops {
-                tern_kernels::Ops {
+            pub(super) const unsafe fn ops() -> tern_kernels::VectorOps {
+                tern_kernels::VectorOps {
                     // SAFETY: (1), here and in the seven below: who called this function answers for the features.
                     absmax: |x| unsafe { absmax(x) },
                     // SAFETY: as above.
@@ -263,7 +263,6 @@ macro_rules! featured {
                     mix_f16: |rows, p, y| unsafe { mix_f16(rows, p, y) },
                     // SAFETY: as above.
                     exp_sum: |x| unsafe { exp_sum(x) },
-                    ..tern_kernels::reference::LANE_OPS
                 }
             }
 

@@ -28,8 +28,8 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use tern_kernels::reference::{self, PLAIN_HEADER, prepared_bytes};
-use tern_kernels::{KernelSet, Layout, Ops};
+use tern_kernels::reference::{self, PLAIN_HEADER, PLAIN_OPS};
+use tern_kernels::{KernelSet, Layout, TernaryOps};
 
 use crate::avx2::{self, Avx2};
 use crate::floats;
@@ -59,13 +59,9 @@ impl Avx512Vnni {
 static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avx512vnni",
     Layout::T2B128,
-    Ops {
-        prepared_bytes,
-        prepare,
-        multiply: tiles::multiply::<Dpbusd>,
-        // SAFETY: answers (1): this table is reached through `Avx512Vnni::set` alone, which takes the token.
-        ..unsafe { featured::ops() }
-    },
+    TernaryOps { prepare, multiply: |tile, _, sums| tiles::multiply::<Dpbusd>(tile, sums), ..PLAIN_OPS },
+    // SAFETY: answers (1): this table is reached through `Avx512Vnni::set` alone, which takes the token.
+    unsafe { featured::ops() },
 );
 
 floats::featured!("avx512f,avx512bw,avx512vl", Avx512Vnni);

@@ -32,7 +32,8 @@ fn sums(set: &KernelSet, weights: &[u8], rows: usize, cols: usize, q: &[i8], off
         set.prepare(q, p);
     }
     let mut out = vec![GUARD; tokens * rows + 16];
-    set.multiply(weight_place, rows, cols, prepared, tokens, &mut out[8..8 + tokens * rows]);
+    let mut scratch = vec![0; set.scratch_words(rows, cols, tokens)];
+    set.multiply(weight_place, rows, cols, prepared, tokens, &mut scratch, &mut out[8..8 + tokens * rows]);
     let (before, rest) = out.split_at(8);
     let (sums, behind) = rest.split_at(tokens * rows);
     assert!(before.iter().chain(behind).all(|v| *v == GUARD), "{} wrote outside {rows} x {tokens}", set.name);
@@ -135,7 +136,7 @@ fn a_matrix_without_columns_has_zero_sums() {
         let mut prepared = vec![0; 2 * set.prepared_bytes(0)];
         prepared.chunks_exact_mut(set.prepared_bytes(0)).for_each(|p| set.prepare(&[], p));
         let mut sums = [GUARD; 10];
-        set.multiply(&[], 5, 0, &prepared, 2, &mut sums);
+        set.multiply(&[], 5, 0, &prepared, 2, &mut [], &mut sums);
         assert_eq!(sums, [0; 10], "{}", set.name);
     }
 }

@@ -16,21 +16,43 @@ pub enum Layout {
     /// an index is `3 (w0 + 1) + (w1 + 1)`. Rows past the end are padded with zeros (index 4). The idea is the TL1 of
     /// bitnet.cpp (arXiv 2502.11880, section 3); the tile order is ours and needs no side table.
     Tl1P32,
+    /// Two bits a weight, a byte holding one column of four rows, in panels of 16 rows. For each 16 columns a panel
+    /// holds 64 bytes: byte `16 g + l` is column `l` of rows `4g` to `4g + 3`, the first in the lowest bits. The first
+    /// three are codes (weight plus one), the fourth is two's complement, so that `b & 3`, `b & 15`, `b & 63` and `b`
+    /// itself, a signed byte, can be multiplied as they are. Rows past the end are zeros.
+    T2R4,
+    /// Five weights a byte (see [`crate::five`]), a byte holding one column of five rows, in panels of 10 rows. For
+    /// each 16 columns a panel holds 32 bytes: byte `16 g + l` is column `l` of rows `5g` to `5g + 4`. Rows past the
+    /// end are zeros.
+    T5R,
+    /// Five weights a byte (see [`crate::five`]), a byte holding five columns of one row, in panels of 16 rows. For
+    /// each block of 80 columns a panel holds 256 bytes, 16 a row: byte `l` is columns `80b + l`, `+16`, `+32`, `+48`
+    /// and `+64`. Rows and columns past the end are zeros.
+    T5C,
 }
 
-/// The most columns that an exact 32-bit sum is promised for: 2^22 x 128 x 2 stays inside an `i32`.
-pub const MAX_COLS: usize = 1 << 22;
+/// The most columns of a matrix: 256 times the largest sum, 65,280 x 128 x 256, stays inside an `i32`, which the products of
+/// [`crate::five`] need; plain sums have eight bits to spare.
+pub const MAX_COLS: usize = (1 << 16) - 256;
 
 impl Layout {
     /// Every layout this crate knows.
-    pub const ALL: [Layout; 2] = [Layout::T2B128, Layout::Tl1P32];
+    pub const ALL: [Layout; 5] = [Layout::T2B128, Layout::Tl1P32, Layout::T2R4, Layout::T5R, Layout::T5C];
 
     /// The name used in files, logs and reports.
     pub const fn name(self) -> &'static str {
         match self {
             Layout::T2B128 => "t2b128",
             Layout::Tl1P32 => "tl1p32",
+            Layout::T2R4 => "t2r4",
+            Layout::T5R => "t5r",
+            Layout::T5C => "t5c",
         }
+    }
+
+    /// The layout called `name`, if there is one.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|layout| layout.name() == name)
     }
 
     /// Columns come in multiples of this many.
@@ -38,6 +60,7 @@ impl Layout {
         match self {
             Layout::T2B128 => 128,
             Layout::Tl1P32 => 4,
+            Layout::T2R4 | Layout::T5R | Layout::T5C => 16,
         }
     }
 
@@ -46,12 +69,20 @@ impl Layout {
         match self {
             Layout::T2B128 => 1,
             Layout::Tl1P32 => 32,
+            Layout::T2R4 | Layout::T5C => 16,
+            Layout::T5R => 10,
         }
     }
 
     /// Bytes of one panel with `cols` columns.
     pub const fn panel_bytes(self, cols: usize) -> usize {
-        self.panel_rows() * (cols / 4)
+        match self {
+            Layout::T2B128 => cols / 4,
+            Layout::Tl1P32 => 8 * cols,
+            Layout::T2R4 => 4 * cols,
+            Layout::T5R => 2 * cols,
+            Layout::T5C => 256 * cols.div_ceil(80),
+        }
     }
 
     /// Bytes of a whole matrix, or `None` if `cols` does not fit the layout or the size overflows.
@@ -60,6 +91,17 @@ impl Layout {
             return None;
         }
         rows.div_ceil(self.panel_rows()).checked_mul(self.panel_bytes(cols))
+    }
+
+    /// Index of the first byte of `packed` that no packer writes, if there is one; `docs/layouts.md` says which those are.
+    pub fn first_invalid(self, packed: &[u8]) -> Option<usize> {
+        match self {
+            Layout::T2B128 => crate::trit::first_invalid(packed),
+            Layout::Tl1P32 => packed.iter().position(|byte| byte & 15 > 8 || byte >> 4 > 8),
+            // Codes of 3 in the lower three fields; -2 in the top one.
+            Layout::T2R4 => packed.iter().position(|b| b & (b >> 1) & 0x15 != 0 || b >> 6 == 2),
+            Layout::T5R | Layout::T5C => crate::five::first_invalid(packed),
+        }
     }
 }
 
@@ -71,6 +113,11 @@ mod tests {
     fn sizes_follow_panels_and_blocks() {
         assert_eq!(Layout::T2B128.bytes(3, 256), Some(3 * 64));
         assert_eq!(Layout::Tl1P32.bytes(33, 256), Some(2 * 32 * 64));
+        assert_eq!(Layout::T2R4.bytes(17, 256), Some(2 * 16 * 64));
+        assert_eq!(Layout::T5R.bytes(2560, 2560), Some(2560 * 2560 / 5));
+        assert_eq!(Layout::T5R.bytes(6912, 2560), Some(6920 * 2560 / 5));
+        assert_eq!(Layout::T5C.bytes(2560, 2560), Some(2560 * 2560 / 5));
+        assert_eq!(Layout::T5C.bytes(16, 96), Some(16 * 2 * 16));
         assert_eq!(Layout::T2B128.bytes(0, 128), Some(0));
     }
 
@@ -78,7 +125,16 @@ mod tests {
     fn columns_that_do_not_fit_have_no_size() {
         assert_eq!(Layout::T2B128.bytes(1, 8640), None);
         assert_eq!(Layout::Tl1P32.bytes(1, 6), None);
+        assert_eq!(Layout::T5R.bytes(1, 8), None);
         assert_eq!(Layout::T2B128.bytes(1, MAX_COLS + 128), None);
         assert_eq!(Layout::T2B128.bytes(usize::MAX, 256), None);
+    }
+
+    #[test]
+    fn names_lead_back() {
+        for layout in Layout::ALL {
+            assert_eq!(Layout::by_name(layout.name()), Some(layout));
+        }
+        assert_eq!(Layout::by_name("t7"), None);
     }
 }

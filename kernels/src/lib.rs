@@ -8,14 +8,15 @@
 //! | module | holds |
 //! |---|---|
 //! | [`trit`] | a weight and its two-bit code |
+//! | [`five`] | five weights in a byte |
 //! | [`layout`] | byte layouts of a ternary matrix, with sizes and alignment rules |
 //! | [`pack`] | packing, unpacking and repacking between layouts |
 //! | [`half`] | binary16 and bfloat16 to binary32 and back |
 //! | [`quant`] | absmax quantisation of one token's activations |
 //! | [`lanes`] | float operations in the sixteen-lane order that makes them equal on every machine |
 //! | [`exp`](mod@exp) | a vectorisable exponential |
-//! | [`reference`](mod@reference) | the scalar oracle and the [`SCALAR`] set |
-//! | [`set`] | [`KernelSet`]: the function table and its checked wrappers |
+//! | [`reference`](mod@reference) | the scalar oracle and a scalar set for every layout |
+//! | [`set`] | [`KernelSet`]: the function tables and their checked wrappers |
 //!
 //! # Exactness
 //!
@@ -32,7 +33,7 @@
 //! let mut prepared = vec![0u8; SCALAR.prepared_bytes(128)];
 //! SCALAR.prepare(&q, &mut prepared);
 //! let mut sums = [0i32; 1];
-//! SCALAR.multiply(&packed, 1, 128, &prepared, 1, &mut sums);
+//! SCALAR.multiply(&packed, 1, 128, &prepared, 1, &mut [], &mut sums);
 //! assert_eq!(sums[0], 127 * 128);
 //! assert_eq!(scale, 254.0);
 //! ```
@@ -40,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 pub mod exp;
+pub mod five;
 pub mod half;
 pub mod lanes;
 pub mod layout;
@@ -51,4 +53,4 @@ pub mod trit;
 
 pub use layout::Layout;
 pub use reference::SCALAR;
-pub use set::{KernelSet, Ops, Tile};
+pub use set::{Grain, KernelSet, TernaryOps, Tile, VectorOps};

@@ -3,7 +3,7 @@
 //! These run once at load or in a converter, so they are plain; kernels read the packed form directly.
 
 use crate::layout::Layout;
-use crate::trit;
+use crate::{five, trit};
 
 /// Index of a pair of weights in [`Layout::Tl1P32`].
 #[inline(always)]
@@ -35,7 +35,27 @@ pub fn weight_at(layout: Layout, packed: &[u8], cols: usize, row: usize, col: us
             let (first, second) = pair_weights(index);
             if col.is_multiple_of(2) { first } else { second }
         }
+        Layout::T2R4 => {
+            let (panel, row, step, lane) = (row / 16, row % 16, col / 16, col % 16);
+            let byte = packed[panel * (4 * cols) + step * 64 + row / 4 * 16 + lane];
+            nested_weight(byte, row % 4)
+        }
+        Layout::T5R => {
+            let (panel, row, step, lane) = (row / 10, row % 10, col / 16, col % 16);
+            five::decode(packed[panel * (2 * cols) + step * 32 + row / 5 * 16 + lane])[row % 5]
+        }
+        Layout::T5C => {
+            let (panel, row, block, col) = (row / 16, row % 16, col / 80, col % 80);
+            let byte = packed[panel * layout.panel_bytes(cols) + block * 256 + row * 16 + col % 16];
+            five::decode(byte)[col / 16]
+        }
     }
+}
+
+/// Weight `row` of a byte of [`Layout::T2R4`]: codes, but for the last, which is two's complement.
+#[inline(always)]
+const fn nested_weight(byte: u8, row: usize) -> i8 {
+    if row < 3 { trit::weight(byte >> (2 * row)) } else { byte as i8 >> 6 }
 }
 
 /// Writes one matrix, given as a function of (row, col), into `packed`.
@@ -67,6 +87,34 @@ pub fn pack_with(
                     let low = pair_index(at(row, col), at(row, col + 1));
                     let high = pair_index(at(row, col + 2), at(row, col + 3));
                     *byte = low | high << 4;
+                }
+            }
+        }
+        Layout::T2R4 => {
+            let at = |row: usize, col| if row < rows { weight(row, col) } else { 0 };
+            for (panel, bytes) in packed.chunks_exact_mut((4 * cols).max(1)).enumerate() {
+                for (i, byte) in bytes.iter_mut().enumerate() {
+                    let (row, col) = (panel * 16 + i % 64 / 16 * 4, i / 64 * 16 + i % 16);
+                    let codes = (0..3).fold(0, |b, r| b | trit::code(at(row + r, col)) << (2 * r));
+                    *byte = codes | (at(row + 3, col) as u8) << 6;
+                }
+            }
+        }
+        Layout::T5R => {
+            let at = |row: usize, col| if row < rows { weight(row, col) } else { 0 };
+            for (panel, bytes) in packed.chunks_exact_mut((2 * cols).max(1)).enumerate() {
+                for (i, byte) in bytes.iter_mut().enumerate() {
+                    let (row, col) = (panel * 10 + i % 32 / 16 * 5, i / 32 * 16 + i % 16);
+                    *byte = five::encode(core::array::from_fn(|r| at(row + r, col)));
+                }
+            }
+        }
+        Layout::T5C => {
+            let at = |row: usize, col: usize| if row < rows && col < cols { weight(row, col) } else { 0 };
+            for (panel, bytes) in packed.chunks_exact_mut(layout.panel_bytes(cols).max(1)).enumerate() {
+                for (i, byte) in bytes.iter_mut().enumerate() {
+                    let (row, col) = (panel * 16 + i % 256 / 16, i / 256 * 80 + i % 16);
+                    *byte = five::encode(core::array::from_fn(|k| at(row, col + 16 * k)));
                 }
             }
         }
@@ -120,7 +168,7 @@ mod tests {
 
     #[test]
     fn every_layout_round_trips_and_repacks() {
-        for (rows, cols) in [(1, 128), (3, 256), (31, 128), (32, 384), (33, 256), (65, 128)] {
+        for (rows, cols) in [(1, 128), (3, 256), (31, 128), (32, 384), (33, 256), (65, 640)] {
             let weights: vec::Vec<i8> = (0..rows * cols).map(|i| pattern(i / cols, i % cols)).collect();
             for from in Layout::ALL {
                 let mut packed = vec![0u8; from.bytes(rows, cols).unwrap()];
@@ -128,6 +176,7 @@ mod tests {
                 let mut back = vec![9i8; rows * cols];
                 unpack(from, &packed, rows, cols, &mut back);
                 assert_eq!(back, weights, "{} {rows} x {cols}", from.name());
+                assert_eq!(from.first_invalid(&packed), None, "{} {rows} x {cols}", from.name());
                 for to in Layout::ALL {
                     let mut other = vec![0u8; to.bytes(rows, cols).unwrap()];
                     let mut direct = other.clone();
@@ -153,5 +202,26 @@ mod tests {
         let mut packed = [0u8; 32 * 32];
         pack(Layout::Tl1P32, &weights, 1, 128, &mut packed);
         assert_eq!((packed[0], packed[1]), (6 | 5 << 4, 4 | 4 << 4));
+        // Rows 0 to 4 of column 0 hold +1, -1, 0, -1, +1.
+        let column = [1, -1, 0, -1, 1];
+        let weight = |row: usize, col: usize| if col == 0 && row < 5 { column[row] } else { 0 };
+        let mut packed = [0u8; 64];
+        pack_with(Layout::T2R4, 5, 16, &mut packed, weight);
+        assert_eq!((packed[0], packed[1], packed[16]), (0b11_01_00_10, 0b00_01_01_01, 0b00_01_01_10));
+        let mut packed = [0u8; 32];
+        pack_with(Layout::T5R, 5, 16, &mut packed, weight);
+        // 81 - 27 - 3 + 1 = 52, and 52 * 256 / 243 is 54.8.
+        assert_eq!((packed[0], packed[1], packed[16]), (55, 0, 0));
+        let mut packed = [0u8; 256];
+        pack_with(Layout::T5C, 1, 80, &mut packed, |_, col| column[col / 16] * i8::from(col % 16 == 2));
+        assert_eq!((packed[1], packed[2], packed[3], packed[18]), (0, 55, 0, 0));
+    }
+
+    #[test]
+    fn bytes_that_no_packer_writes_are_found() {
+        assert_eq!(Layout::T2R4.first_invalid(&[0b11_01_00_10, 0b00_01_01_11]), Some(1));
+        assert_eq!(Layout::T2R4.first_invalid(&[0b10_01_00_10]), Some(0));
+        assert_eq!(Layout::Tl1P32.first_invalid(&[0x88, 0x49, 0x90]), Some(1));
+        assert_eq!(Layout::T2B128.first_invalid(&[0x55, 0x0c]), Some(1));
     }
 }

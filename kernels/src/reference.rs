@@ -4,18 +4,71 @@
 //! the ternary product walks blocks, and the float operations are those of [`crate::lanes`].
 
 use crate::layout::Layout;
-use crate::set::{KernelSet, Ops, Tile};
-use crate::{lanes, trit};
+use crate::set::{Grain, KernelSet, TernaryOps, Tile, VectorOps};
+use crate::{lanes, pack};
 
-/// The scalar set, present on every machine.
-pub static SCALAR: KernelSet =
-    KernelSet::new("scalar-t2i8", Layout::T2B128, Ops { prepared_bytes, prepare, multiply, ..LANE_OPS });
+/// The scalar set for the layout of I2_S files, present on every machine.
+pub static SCALAR: KernelSet = KernelSet::new("scalar-t2i8", Layout::T2B128, PLAIN_OPS, LANE_OPS);
 
-/// The float operations of [`crate::lanes`] as a table, for sets to start from; its ternary part is the scalar one.
-pub const LANE_OPS: Ops = Ops {
+static SCALAR_TL1: KernelSet = KernelSet::new(
+    "scalar-tl1i8",
+    Layout::Tl1P32,
+    TernaryOps {
+        grain: |rows, _, tokens, _| plain_grain(Layout::Tl1P32, rows, tokens),
+        multiply: |tile, _, sums| multiply(Layout::Tl1P32, tile, sums),
+        ..PLAIN_OPS
+    },
+    LANE_OPS,
+);
+
+static SCALAR_T2R4: KernelSet = KernelSet::new(
+    "scalar-t2r4i8",
+    Layout::T2R4,
+    TernaryOps {
+        grain: |rows, _, tokens, _| plain_grain(Layout::T2R4, rows, tokens),
+        multiply: |tile, _, sums| multiply(Layout::T2R4, tile, sums),
+        ..PLAIN_OPS
+    },
+    LANE_OPS,
+);
+
+static SCALAR_T5R: KernelSet = KernelSet::new(
+    "scalar-t5ri8",
+    Layout::T5R,
+    TernaryOps {
+        grain: |rows, _, tokens, _| plain_grain(Layout::T5R, rows, tokens),
+        multiply: |tile, _, sums| multiply(Layout::T5R, tile, sums),
+        ..PLAIN_OPS
+    },
+    LANE_OPS,
+);
+
+static SCALAR_T5C: KernelSet = KernelSet::new(
+    "scalar-t5ci8",
+    Layout::T5C,
+    TernaryOps {
+        grain: |rows, _, tokens, _| plain_grain(Layout::T5C, rows, tokens),
+        multiply: |tile, _, sums| multiply(Layout::T5C, tile, sums),
+        ..PLAIN_OPS
+    },
+    LANE_OPS,
+);
+
+/// A scalar set for every layout, in the order of [`Layout::ALL`]: whatever a file holds, every machine can read it.
+pub static SCALARS: [&KernelSet; Layout::ALL.len()] =
+    [&SCALAR, &SCALAR_TL1, &SCALAR_T2R4, &SCALAR_T5R, &SCALAR_T5C];
+
+/// The ternary functions of [`SCALAR`], for sets that keep the plain form of a token to start from.
+pub const PLAIN_OPS: TernaryOps = TernaryOps {
     prepared_bytes,
     prepare,
-    multiply,
+    grain: |rows, _, tokens, _| plain_grain(Layout::T2B128, rows, tokens),
+    scratch_words: |_, _, _| 0,
+    multiply: |tile, _, sums| multiply(Layout::T2B128, tile, sums),
+};
+
+/// The float operations of [`crate::lanes`] as a table, for sets to start from.
+pub const LANE_OPS: VectorOps = VectorOps {
     absmax: |x| lanes::absmax(x),
     quantize: |x, s, q| lanes::quantize(x, s, q),
     sum_squares: |x| lanes::sum_squares(x),
@@ -25,6 +78,15 @@ pub const LANE_OPS: Ops = Ops {
     mix_f16: |rows, p, y| lanes::mix_f16(rows, p, y),
     exp_sum: |x| lanes::exp_sum(x),
 };
+
+/// The grain of a kernel that reads rows in order and holds nothing between calls: about 64 rows, every token.
+pub const fn plain_grain(layout: Layout, rows: usize, tokens: usize) -> Grain {
+    let panel = layout.panel_rows();
+    let most = if panel < 64 { 64 / panel * panel } else { panel };
+    let whole = rows.next_multiple_of(panel);
+    let rows = if whole < most { whole } else { most };
+    Grain { rows: if rows == 0 { panel } else { rows }, tokens: if tokens == 0 { 1 } else { tokens } }
+}
 
 /// Bytes before the activations of a token prepared by [`prepare`]; keeps them aligned as the token is.
 pub const PLAIN_HEADER: usize = 64;
@@ -52,56 +114,63 @@ pub fn plain_sum(prepared: &[u8]) -> i32 {
     i32::from_le_bytes([prepared[0], prepared[1], prepared[2], prepared[3]])
 }
 
-/// The ternary product over [`Layout::T2B128`] and plain activations.
-fn multiply(tile: Tile<'_>, sums: &mut [i32]) {
+/// Columns whose weights are unpacked at once.
+const CHUNK_COLS: usize = 128;
+
+/// The ternary product over any layout and plain activations: a run of a row is unpacked once and met by all tokens.
+#[inline(always)]
+fn multiply(layout: Layout, tile: Tile<'_>, sums: &mut [i32]) {
     let stride = prepared_bytes(tile.cols);
-    for (token, prepared) in tile.prepared.chunks_exact(stride).enumerate() {
-        let q = &prepared[PLAIN_HEADER..PLAIN_HEADER + tile.cols];
-        for row in 0..tile.rows {
-            let codes = &tile.weights[row * (tile.cols / 4)..(row + 1) * (tile.cols / 4)];
-            sums[token * tile.rows + row] = dot_row(codes, q);
+    let mut weights = [0i8; CHUNK_COLS];
+    sums.fill(0);
+    for row in 0..tile.rows {
+        for first in (0..tile.cols).step_by(CHUNK_COLS) {
+            let weights = &mut weights[..CHUNK_COLS.min(tile.cols - first)];
+            for (i, weight) in weights.iter_mut().enumerate() {
+                *weight = pack::weight_at(layout, tile.weights, tile.cols, row, first + i);
+            }
+            for (token, prepared) in tile.prepared.chunks_exact(stride).enumerate() {
+                let q = &prepared[PLAIN_HEADER + first..][..weights.len()];
+                sums[token * tile.rows + row] += dot(weights, q);
+            }
         }
     }
 }
 
-/// `sum weight q` over one row of 128-column blocks.
-fn dot_row(codes: &[u8], q: &[u8]) -> i32 {
-    let mut sum = 0;
-    for (codes, q) in codes.chunks_exact(32).zip(q.chunks_exact(128)) {
-        for (l, code) in codes.iter().enumerate() {
-            for field in 0..4 {
-                let weight = trit::weight(code >> (6 - 2 * field));
-                sum += i32::from(weight) * i32::from(q[32 * field + l] as i8);
-            }
-        }
-    }
-    sum
+/// `sum weight q`.
+fn dot(weights: &[i8], q: &[u8]) -> i32 {
+    weights.iter().zip(q).map(|(w, q)| i32::from(*w) * i32::from(*q as i8)).sum()
 }
 
 #[cfg(test)]
 mod tests {
     extern crate std;
     use super::*;
-    use crate::pack;
     use std::{vec, vec::Vec};
 
     #[test]
     fn the_product_is_the_definition() {
-        let (rows, cols, tokens) = (5, 384, 3);
+        for set in SCALARS {
+            check(set, 37, 384, 3);
+            check(set, 1, 128, 1);
+        }
+    }
+
+    fn check(set: &KernelSet, rows: usize, cols: usize, tokens: usize) {
         let weight = |r: usize, c: usize| ((r * 17 + c * 5) % 7 % 3) as i8 - 1;
         let q = |t: usize, c: usize| ((t * 101 + c * 37) % 256) as u8 as i8;
-        let mut weights = vec![0u8; SCALAR.layout.bytes(rows, cols).unwrap()];
-        pack::pack_with(SCALAR.layout, rows, cols, &mut weights, weight);
-        let mut prepared = vec![0u8; tokens * SCALAR.prepared_bytes(cols)];
-        for (t, p) in prepared.chunks_exact_mut(SCALAR.prepared_bytes(cols)).enumerate() {
-            SCALAR.prepare(&(0..cols).map(|c| q(t, c)).collect::<Vec<_>>(), p);
+        let mut weights = vec![0u8; set.layout.bytes(rows, cols).unwrap()];
+        pack::pack_with(set.layout, rows, cols, &mut weights, weight);
+        let mut prepared = vec![0u8; tokens * set.prepared_bytes(cols)];
+        for (t, p) in prepared.chunks_exact_mut(set.prepared_bytes(cols)).enumerate() {
+            set.prepare(&(0..cols).map(|c| q(t, c)).collect::<Vec<_>>(), p);
         }
         let mut sums = vec![0; tokens * rows];
-        SCALAR.multiply(&weights, rows, cols, &prepared, tokens, &mut sums);
+        set.multiply(&weights, rows, cols, &prepared, tokens, &mut [], &mut sums);
         for t in 0..tokens {
             for r in 0..rows {
                 let expected: i32 = (0..cols).map(|c| i32::from(weight(r, c)) * i32::from(q(t, c))).sum();
-                assert_eq!(sums[t * rows + r], expected, "token {t} row {r}");
+                assert_eq!(sums[t * rows + r], expected, "{} token {t} row {r}", set.name);
             }
         }
     }

@@ -291,12 +291,18 @@ impl Input<'_> {
     }
 }
 
+/// Rows of `matrix` that one task computes.
+fn tile_rows(machine: Machine<'_>, matrix: &Ternary<'_>, input: Input<'_>) -> usize {
+    machine.set.grain(matrix.rows, matrix.cols, input.tokens, machine.exec.workers()).rows.min(TILE_ROWS)
+}
+
 /// Rows `range` of `matrix`, which begin at a panel of the layout.
 fn multiply_tile(
     set: &KernelSet,
     matrix: &Ternary<'_>,
     range: Range<usize>,
     input: Input<'_>,
+    scratch: &mut [u64],
     sums: &mut [i32],
 ) {
     let layout = set.layout;
@@ -304,7 +310,7 @@ fn multiply_tile(
     let panel_bytes = layout.panel_bytes(matrix.cols);
     let packed = &matrix.packed[panels.start * panel_bytes..panels.end * panel_bytes];
     let prepared = input.prepared(set, matrix.cols);
-    set.multiply(packed, range.len(), matrix.cols, prepared, input.tokens, sums);
+    set.multiply(packed, range.len(), matrix.cols, prepared, input.tokens, scratch, sums);
 }
 
 /// `out[t][r] = epilogue(out[t][r], (matrices . input)[t][r])`, the rows of `matrices` one after another in `out`.
@@ -318,12 +324,13 @@ fn product(
 ) {
     // Three matrices at most: queries, keys and values.
     let segments: [usize; 3] = core::array::from_fn(|i| matrices.get(i).map_or(0, |matrix| matrix.rows));
-    let cut = Cut { segments: &segments[..matrices.len()], most: TILE_ROWS };
+    let cut = Cut { segments: &segments[..matrices.len()], most: tile_rows(machine, &matrices[0], input) };
     let out = (&mut out[..input.tokens * stride], stride);
     parallel::stripes(machine.exec, scratch, out, cut, |scratch, piece, mut stripe| {
         let (matrix, width) = (&matrices[piece.segment], piece.range.len());
-        let sums = &mut cast_slice_mut::<u64, i32>(scratch)[..width * input.tokens];
-        multiply_tile(machine.set, matrix, piece.range, input, sums);
+        let (sums, scratch) = scratch.split_at_mut((width * input.tokens).div_ceil(2));
+        let sums = &mut cast_slice_mut::<u64, i32>(sums)[..width * input.tokens];
+        multiply_tile(machine.set, matrix, piece.range, input, scratch, sums);
         for (token, sums) in sums.chunks_exact(width).enumerate() {
             let factor = matrix.scale / input.scales[token];
             for (out, sum) in stripe.row(token).iter_mut().zip(sums) {
@@ -341,14 +348,14 @@ fn gated_product(
     input: Input<'_>,
     out: &mut [f32],
 ) {
-    let cut = Cut { segments: &[gate.rows], most: TILE_ROWS };
+    let cut = Cut { segments: &[gate.rows], most: tile_rows(machine, gate, input) };
     let out = (&mut out[..input.tokens * gate.rows], gate.rows);
     parallel::stripes(machine.exec, scratch, out, cut, |scratch, piece, mut stripe| {
         let width = piece.range.len();
-        let (gates, rest) = cast_slice_mut::<u64, i32>(scratch).split_at_mut(width * input.tokens);
-        let ups = &mut rest[..width * input.tokens];
-        multiply_tile(machine.set, gate, piece.range.clone(), input, gates);
-        multiply_tile(machine.set, up, piece.range, input, ups);
+        let (sums, scratch) = scratch.split_at_mut(width * input.tokens);
+        let (gates, ups) = cast_slice_mut::<u64, i32>(sums).split_at_mut(width * input.tokens);
+        multiply_tile(machine.set, gate, piece.range.clone(), input, scratch, gates);
+        multiply_tile(machine.set, up, piece.range, input, scratch, ups);
         for (token, (gates, ups)) in gates.chunks_exact(width).zip(ups.chunks_exact(width)).enumerate() {
             let (gate_factor, up_factor) = (gate.scale / input.scales[token], up.scale / input.scales[token]);
             for ((out, g), u) in stripe.row(token).iter_mut().zip(gates).zip(ups) {

@@ -80,7 +80,9 @@ impl Product {
         }
         assert!(prepared.guards_are_whole(), "{case}: prepare wrote outside its buffer");
         let mut sums = Guarded::new(tokens * rows, offset % 16, GUARD_SUM);
-        set.multiply(packed.contents(), rows, cols, prepared.contents(), tokens, sums.contents());
+        let mut scratch = vec![0u64; set.scratch_words(rows, cols, tokens)];
+        let (prepared, sums_place) = (prepared.contents(), sums.contents());
+        set.multiply(packed.contents(), rows, cols, prepared, tokens, &mut scratch, sums_place);
         assert!(sums.guards_are_whole(), "{case}: multiply wrote outside its sums");
         let differs =
             sums.contents().iter().zip(&self.expected).position(|(found, expected)| found != expected);

@@ -1,20 +1,25 @@
 //! Which kernel sets exist, which of them this machine runs and why not the others.
 
-use tern_kernels::{KernelSet, SCALAR};
+use tern_kernels::KernelSet;
+use tern_kernels::reference::SCALARS;
 
 /// Every set of the project by name, with the architecture and what it needs there.
-const KNOWN: [(&str, &str, &str); 6] = [
+const KNOWN: [(&str, &str, &str); 10] = [
     ("aarch64-t2i8-dotprod", "aarch64", "FEAT_DotProd"),
     ("aarch64-tl1i8-neon", "aarch64", "NEON"),
     ("x86_64-t2i8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
     ("x86_64-t2i8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
     ("x86_64-t2i8-avx2", "x86_64", "AVX2 and F16C"),
     ("scalar-t2i8", std::env::consts::ARCH, "nothing"),
+    ("scalar-tl1i8", std::env::consts::ARCH, "nothing"),
+    ("scalar-t2r4i8", std::env::consts::ARCH, "nothing"),
+    ("scalar-t5ri8", std::env::consts::ARCH, "nothing"),
+    ("scalar-t5ci8", std::env::consts::ARCH, "nothing"),
 ];
 
-/// The sets that this machine can run, the scalar one last.
+/// The sets that this machine can run, the scalar ones last.
 pub fn usable() -> Vec<&'static KernelSet> {
-    tern_kernels_neon::all().chain(tern_kernels_x86::all()).chain([&SCALAR]).collect()
+    tern_kernels_neon::all().chain(tern_kernels_x86::all()).chain(SCALARS).collect()
 }
 
 /// One line for each known set: whether it runs here or why it is skipped.

@@ -1,5 +1,7 @@
 //! The shape of a model, read from the file's metadata and checked against itself.
 
+use tern_kernels::layout::MAX_COLS;
+
 use crate::error::LoadError;
 use crate::gguf::{Gguf, optional};
 
@@ -57,7 +59,7 @@ impl Config {
             }
             Ok(found as usize)
         };
-        let hidden = number("embedding_length", 1 << 16, "1 to 65536")?;
+        let hidden = number("embedding_length", MAX_COLS as u64, "1 to 65280")?;
         let heads = number("attention.head_count", 1 << 10, "1 to 1024")?;
         let kv_heads = match optional(number("attention.head_count_kv", 1 << 10, "1 to 1024"))? {
             Some(kv_heads) => kv_heads,
@@ -71,7 +73,7 @@ impl Config {
             vocab: gguf.strings("tokenizer.ggml.tokens")?.len(),
             context: number("context_length", 1 << 24, "1 to 16777216")?,
             hidden,
-            ffn: number("feed_forward_length", 1 << 18, "1 to 262144")?,
+            ffn: number("feed_forward_length", MAX_COLS as u64, "1 to 65280")?,
             layers: number("block_count", MAX_LAYERS as u64, "1 to 128")?,
             heads,
             kv_heads,
