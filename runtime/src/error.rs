@@ -398,7 +398,7 @@ impl fmt::Display for LoadError {
             ),
             Self::InvalidCode { tensor, at_bytes } => write!(
                 f,
-                "tensor '{tensor}' holds the code 3 in byte {at_bytes}, which stands for no ternary weight; the file is \
+                "tensor '{tensor}' holds a code in byte {at_bytes} that stands for no ternary weight; the file is \
                  damaged, fetch it again and compare its checksum"
             ),
             Self::NotFinite { what } => {

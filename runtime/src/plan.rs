@@ -155,7 +155,7 @@ impl MemoryPlan {
             prepared_bytes: set.prepared_bytes(config.hidden.max(config.ffn)),
         };
         let mut plan = MemoryPlan { config, options, sections: heapless::Vec::new(), tokenizer, kv, work };
-        plan.add_sections(set).ok_or(LoadError::PlanOverflow)?;
+        plan.add_sections(gguf, set).ok_or(LoadError::PlanOverflow)?;
         Ok(plan)
     }
 
@@ -186,14 +186,14 @@ impl MemoryPlan {
         }
     }
 
-    fn add_sections(&mut self, set: &KernelSet) -> Option<()> {
+    fn add_sections(&mut self, gguf: &Gguf<'_>, set: &KernelSet) -> Option<()> {
         let MemoryPlan { config, options, tokenizer, kv, work, .. } = &*self;
         let rows = options.batch_rows;
         let sum = |parts: &[Option<usize>]| {
             parts.iter().try_fold(0usize, |total, part| total.checked_add((*part)?))
         };
         let sections = [
-            ("repacked weights", repacked_bytes(config, set.layout)?),
+            ("repacked weights", repacked_bytes(gguf, set.layout)?),
             ("tokenizer tables", slice_bytes::<u32>(tokenizer.table_words())?),
             (
                 "key/value cache",

@@ -23,7 +23,7 @@ use heapless::{String, Vec};
 
 pub use self::sniff::Lookalike;
 pub use self::tensor::{MAX_DIMS, TensorInfo};
-pub use self::types::TensorType;
+pub use self::types::{PACKED_TAIL_BYTES, TensorType};
 pub use self::value::{Array, I32Array, StringArray, Value, ValueType};
 #[cfg(feature = "std")]
 pub use self::write::{DataWriter, Header};

@@ -66,7 +66,7 @@ impl<'a> TensorInfo<'a> {
     /// Bytes of the data, if the type's size is known.
     #[must_use]
     pub fn nbytes(&self) -> Option<u64> {
-        self.ty.nbytes(self.elements())
+        self.ty.nbytes(self.row_len(), self.rows())
     }
 
     /// The tensor's bytes, exactly [`TensorType::nbytes`] of them; for I2_S the scale at n/4 is included.
@@ -139,11 +139,9 @@ impl<'a> RawTensor<'a> {
     /// Bytes of the data; 0 where the type's size is not known.
     fn nbytes(&self) -> Option<u64> {
         let ty = TensorType::from_id(self.type_id);
-        if ty.is_supported() {
-            ty.nbytes(self.elements()?)
-        } else {
-            Some(ty.nbytes(self.elements()?).unwrap_or(0))
-        }
+        self.elements()?;
+        let nbytes = ty.nbytes(self.dims[0], self.dims[1..].iter().product());
+        if ty.is_supported() { nbytes } else { Some(nbytes.unwrap_or(0)) }
     }
 
     /// Checks the description by itself and against the data section, which starts at `data_at` of `file`.

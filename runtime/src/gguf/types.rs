@@ -2,8 +2,13 @@
 //!
 //! Ids 36 to 39 mean different things in BitNet files and in llama.cpp. Here 36 is I2_S, as in every published
 //! file; the size of a tensor must agree (see `tensor.rs`), and `general.file_type`, which collides too, is not used.
+//!
+//! Matrices that `tern pack` wrote have ids of their own, far above anybody else's: 0x54524e00 ("TRN") plus the number of
+//! the layout. `docs/packed.md` describes such a file.
 
 use core::fmt;
+
+use tern_kernels::Layout;
 
 /// The type of a tensor's elements. [`TensorType::Other`] is known at most by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,10 @@ pub enum TensorType {
     Bf16,
     /// BitNet's 2-bit codes in blocks of 128 weights, then one f32 scale at byte n/4 and 28 bytes without meaning.
     I2S,
+    /// Signed bytes without a scale: planes of the LM head in a packed file.
+    I8,
+    /// A ternary matrix in a layout of ours, then one f32 scale in [`PACKED_TAIL_BYTES`].
+    Packed(Layout),
     /// Any other id.
     Other(u32),
 }
@@ -46,7 +55,6 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (21, "IQ3_S", 256, 110),
     (22, "IQ2_S", 256, 82),
     (23, "IQ4_XS", 256, 136),
-    (24, "I8", 1, 1),
     (25, "I16", 1, 2),
     (26, "I32", 1, 4),
     (27, "I64", 1, 8),
@@ -69,9 +77,22 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (143, "PTQ1_0", 128, 28),
 ];
 
+/// Bytes behind the codes of a packed matrix: the scale as a little-endian f32, then zeros.
+pub const PACKED_TAIL_BYTES: usize = 64;
+
+/// Ids and names of packed matrices. An id means the same layout for ever; a changed layout gets a new one.
+const PACKED: [(u32, Layout, &str); Layout::ALL.len()] = [
+    (0x5452_4e01, Layout::T2B128, "TERN_T2B128"),
+    (0x5452_4e02, Layout::Tl1P32, "TERN_TL1P32"),
+    (0x5452_4e03, Layout::T2R4, "TERN_T2R4"),
+    (0x5452_4e04, Layout::T5R, "TERN_T5R"),
+    (0x5452_4e05, Layout::T5C, "TERN_T5C"),
+];
+
 impl TensorType {
     /// The types this build reads, for messages.
-    pub const SUPPORTED_NAMES: &'static str = "I2_S, F32, F16, BF16, Q8_0, Q6_K and Q4_0";
+    pub const SUPPORTED_NAMES: &'static str =
+        "I2_S, F32, F16, BF16, Q8_0, Q6_K, Q4_0 and what tern pack writes";
 
     /// The type behind an id of the file.
     #[must_use]
@@ -83,8 +104,12 @@ impl TensorType {
             8 => Self::Q8_0,
             14 => Self::Q6K,
             30 => Self::Bf16,
+            24 => Self::I8,
             36 => Self::I2S,
-            other => Self::Other(other),
+            other => match PACKED.iter().find(|packed| packed.0 == other) {
+                Some(packed) => Self::Packed(packed.1),
+                None => Self::Other(other),
+            },
         }
     }
 
@@ -99,6 +124,8 @@ impl TensorType {
             Self::Q6K => 14,
             Self::Bf16 => 30,
             Self::I2S => 36,
+            Self::I8 => 24,
+            Self::Packed(layout) => packed(layout).0,
             Self::Other(id) => id,
         }
     }
@@ -114,6 +141,8 @@ impl TensorType {
             Self::Q6K => "Q6_K",
             Self::Bf16 => "BF16",
             Self::I2S => "I2_S",
+            Self::I8 => "I8",
+            Self::Packed(layout) => packed(layout).2,
             Self::Other(id) => other(id).map_or("unknown", |o| o.1),
         }
     }
@@ -124,11 +153,22 @@ impl TensorType {
         !matches!(self, Self::Other(_))
     }
 
+    /// The layout of a ternary matrix that kernels read as it lies.
+    #[must_use]
+    pub fn layout(self) -> Option<Layout> {
+        match self {
+            Self::I2S => Some(Layout::T2B128),
+            Self::Packed(layout) => Some(layout),
+            _ => None,
+        }
+    }
+
     /// Elements that only come together: the row length must be a multiple.
     #[must_use]
     pub fn block_elements(self) -> u64 {
         match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::F32 | Self::F16 | Self::Bf16 | Self::I8 => 1,
+            Self::Packed(layout) => layout.col_multiple() as u64,
             Self::Q4_0 | Self::Q8_0 => 32,
             Self::Q6K => 256,
             // Blocks run over the flattened tensor; kernels index by row, so a row must be whole blocks.
@@ -137,12 +177,18 @@ impl TensorType {
         }
     }
 
-    /// Bytes of `elements` elements, a multiple of the block. `None` if the type's size is not known or the number
-    /// does not fit.
+    /// Bytes of `rows` rows of `row` elements, which are whole blocks. `None` if the type's size is not known or the
+    /// number does not fit.
     #[must_use]
-    pub fn nbytes(self, elements: u64) -> Option<u64> {
+    pub fn nbytes(self, row: u64, rows: u64) -> Option<u64> {
+        let elements = row.checked_mul(rows)?;
         let blocks = elements / self.block_elements();
         match self {
+            Self::I8 => Some(elements),
+            Self::Packed(layout) => {
+                let codes = layout.bytes(usize::try_from(rows).ok()?, usize::try_from(row).ok()?)?;
+                (codes as u64).checked_add(PACKED_TAIL_BYTES as u64)
+            }
             Self::F32 => blocks.checked_mul(4),
             Self::F16 | Self::Bf16 => blocks.checked_mul(2),
             Self::Q4_0 => blocks.checked_mul(18),
@@ -152,6 +198,10 @@ impl TensorType {
             Self::Other(id) => other(id).filter(|o| o.3 > 0).and_then(|o| blocks.checked_mul(o.3)),
         }
     }
+}
+
+fn packed(layout: Layout) -> &'static (u32, Layout, &'static str) {
+    PACKED.iter().find(|packed| packed.1 == layout).expect("every layout has an id")
 }
 
 fn other(id: u32) -> Option<&'static (u32, &'static str, u64, u64)> {
@@ -171,19 +221,27 @@ mod tests {
     #[test]
     fn sizes_of_real_tensors() {
         // Shapes of the published 2B-4T file.
-        assert_eq!(TensorType::I2S.nbytes(2560 * 6912), Some(4_423_680 + 32));
-        assert_eq!(TensorType::F16.nbytes(2560 * 128_256), Some(656_670_720));
-        assert_eq!(TensorType::Q6K.nbytes(2560 * 128_256), Some(2560 * 128_256 / 256 * 210));
-        assert_eq!(TensorType::Q8_0.nbytes(64), Some(68));
-        assert_eq!(TensorType::Other(35).nbytes(512), Some(132));
-        assert_eq!(TensorType::Other(42).nbytes(512), None);
-        assert_eq!(TensorType::F32.nbytes(u64::MAX), None);
+        assert_eq!(TensorType::I2S.nbytes(2560, 6912), Some(4_423_680 + 32));
+        assert_eq!(TensorType::F16.nbytes(2560, 128_256), Some(656_670_720));
+        assert_eq!(TensorType::Q6K.nbytes(2560, 128_256), Some(2560 * 128_256 / 256 * 210));
+        assert_eq!(TensorType::Q8_0.nbytes(64, 1), Some(68));
+        assert_eq!(TensorType::Other(35).nbytes(256, 2), Some(132));
+        // Rows are padded to a multiple of ten.
+        assert_eq!(TensorType::Packed(Layout::T5R).nbytes(2560, 6912), Some(6920 * 512 + 64));
+        assert_eq!(TensorType::Packed(Layout::T5R).nbytes(1 << 17, 1), None);
+        assert_eq!(TensorType::Other(42).nbytes(512, 1), None);
+        assert_eq!(TensorType::F32.nbytes(u64::MAX, 1), None);
     }
 
     #[test]
     fn ids_and_names_agree_both_ways() {
-        for id in 0..200 {
+        for id in (0..200).chain(0x5452_4e00..0x5452_4e10) {
             assert_eq!(TensorType::from_id(id).id(), id);
+        }
+        for layout in Layout::ALL {
+            let ty = TensorType::Packed(layout);
+            assert_eq!((TensorType::from_id(ty.id()), ty.layout()), (ty, Some(layout)));
+            assert!(ty.is_supported() && ty.name().to_lowercase().ends_with(layout.name()));
         }
         assert!(OTHERS.iter().all(|o| !TensorType::from_id(o.0).is_supported()));
         assert_eq!(TensorType::from_id(35).name(), "TQ2_0");

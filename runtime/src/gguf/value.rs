@@ -114,6 +114,33 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Appends the value as it stands behind its type.
+    #[cfg(feature = "std")]
+    pub(super) fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::U8(v) => to.push(*v),
+            Self::I8(v) => to.push(*v as u8),
+            Self::U16(v) => to.extend(v.to_le_bytes()),
+            Self::I16(v) => to.extend(v.to_le_bytes()),
+            Self::U32(v) => to.extend(v.to_le_bytes()),
+            Self::I32(v) => to.extend(v.to_le_bytes()),
+            Self::F32(v) => to.extend(v.to_le_bytes()),
+            Self::Bool(v) => to.push(u8::from(*v)),
+            Self::Str(text) => {
+                to.extend((text.len() as u64).to_le_bytes());
+                to.extend(*text);
+            }
+            Self::Array(array) => {
+                to.extend((array.ty as u32).to_le_bytes());
+                to.extend(array.len.to_le_bytes());
+                to.extend(array.bytes);
+            }
+            Self::U64(v) => to.extend(v.to_le_bytes()),
+            Self::I64(v) => to.extend(v.to_le_bytes()),
+            Self::F64(v) => to.extend(v.to_le_bytes()),
+        }
+    }
+
     /// Reads the value at the cursor: u32 type, then the value. `key` is for the error.
     pub(super) fn read(cursor: &mut Cursor<'a>, key: &[u8]) -> Result<Self, LoadError> {
         let id = cursor.u32("the type of a metadata value")?;

@@ -18,7 +18,7 @@ use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
 
-use super::{DEFAULT_ALIGNMENT, MAX_DIMS, TensorType, ValueType};
+use super::{DEFAULT_ALIGNMENT, MAX_DIMS, TensorType, Value, ValueType};
 
 /// A header being put together: keys in the order of the calls, then tensors in the order of their data.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ pub struct Header {
     tensors: Vec<Planned>,
     /// End of the last tensor, padded.
     data_bytes: u64,
+    /// Where it is not the default.
+    alignment: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +46,28 @@ impl Header {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty header whose tensors start at multiples of `alignment_bytes`, a power of two from 8 on.
+    ///
+    /// # Panics
+    /// If it is another number.
+    #[must_use]
+    pub fn aligned(alignment_bytes: u32) -> Self {
+        assert!(alignment_bytes >= 8 && alignment_bytes.is_power_of_two(), "alignment {alignment_bytes}");
+        let mut header = Self { alignment: Some(u64::from(alignment_bytes)), ..Self::default() };
+        header.u32("general.alignment", alignment_bytes);
+        header
+    }
+
+    fn alignment(&self) -> u64 {
+        self.alignment.unwrap_or(DEFAULT_ALIGNMENT)
+    }
+
+    /// Adds a key with the value it has in another file.
+    pub fn copy(&mut self, key: &str, value: &Value<'_>) -> &mut Self {
+        value.write(self.key(key, value.ty()));
+        self
     }
 
     fn key(&mut self, key: &str, ty: ValueType) -> &mut Vec<u8> {
@@ -115,9 +139,9 @@ impl Header {
         if self.tensors.iter().any(|t| t.name == name) {
             return refuse("added twice");
         }
-        let nbytes = elements.filter(|&n| n > 0).and_then(|n| ty.nbytes(n));
-        let end =
-            nbytes.and_then(|n| self.data_bytes.checked_add(n)?.checked_next_multiple_of(DEFAULT_ALIGNMENT));
+        let nbytes = elements.filter(|&n| n > 0).and_then(|n| ty.nbytes(dims[0], n / dims[0]));
+        let alignment = self.alignment();
+        let end = nbytes.and_then(|n| self.data_bytes.checked_add(n)?.checked_next_multiple_of(alignment));
         let (Some(nbytes), Some(end)) = (nbytes, end) else {
             return refuse(&format!("{dims:?} of {ty} has no known size"));
         };
@@ -153,7 +177,7 @@ impl Header {
             head.extend(t.ty.id().to_le_bytes());
             head.extend(t.offset.to_le_bytes());
         }
-        head.resize(head.len().next_multiple_of(DEFAULT_ALIGNMENT as usize), 0);
+        head.resize(head.len().next_multiple_of(self.alignment() as usize), 0);
         head
     }
 
@@ -164,7 +188,8 @@ impl Header {
     pub fn begin<W: Write>(self, mut out: W) -> io::Result<DataWriter<W>> {
         out.write_all(&self.head())?;
         let left = self.tensors.first().map_or(0, |t| t.nbytes);
-        Ok(DataWriter { out, tensors: self.tensors, current: 0, left })
+        let alignment = self.alignment();
+        Ok(DataWriter { out, tensors: self.tensors, current: 0, left, alignment })
     }
 }
 
@@ -180,6 +205,7 @@ pub struct DataWriter<W> {
     tensors: Vec<Planned>,
     current: usize,
     left: u64,
+    alignment: u64,
 }
 
 impl<W: Write> DataWriter<W> {
@@ -207,7 +233,7 @@ impl<W: Write> DataWriter<W> {
         self.out.write_all(bytes)?;
         self.left -= bytes.len() as u64;
         if self.left == 0 {
-            let padding = tensor.nbytes.next_multiple_of(DEFAULT_ALIGNMENT) - tensor.nbytes;
+            let padding = tensor.nbytes.next_multiple_of(self.alignment) - tensor.nbytes;
             self.out.write_all(&vec![0; padding as usize])?;
             self.current += 1;
             self.left = self.tensors.get(self.current).map_or(0, |t| t.nbytes);

@@ -1,16 +1,16 @@
 //! A BitNet b1.58 model: its shape and its weights, used where the file lies or repacked once for the kernels.
 //!
-//! Weight scales follow GGUF I2_S: `weight = (code - 1) * scale`, one scale a tensor, in the four bytes after the
-//! codes (`docs/layouts.md`).
+//! Ternary matrices come as GGUF I2_S or in a layout of ours, as `tern pack` writes them. In both the scale of the whole
+//! tensor stands in the four bytes after the codes: `weight = trit * scale` (`docs/layouts.md`).
 
 pub mod config;
 pub mod dense;
 
-use tern_kernels::{KernelSet, Layout, pack, trit};
+use tern_kernels::{KernelSet, Layout, pack};
 
 use crate::arena::{Arena, slice_bytes};
 use crate::error::LoadError;
-use crate::gguf::{Gguf, TensorInfo, TensorType};
+use crate::gguf::{Gguf, PACKED_TAIL_BYTES, TensorInfo, TensorType};
 pub use config::{Config, MAX_LAYERS};
 pub use dense::{Dense, DenseData};
 
@@ -26,6 +26,9 @@ pub struct Ternary<'a> {
     /// Multiplies every weight.
     pub scale: f32,
 }
+
+/// Bytes behind the codes of an I2_S tensor, the scale first.
+const I2S_TAIL_BYTES: usize = 32;
 
 /// Weights of one transformer layer.
 #[derive(Clone, Copy, Debug)]
@@ -65,22 +68,20 @@ pub struct Model<'a> {
     pub layers: heapless::Vec<Layer<'a>, MAX_LAYERS>,
 }
 
-/// The layout of I2_S tensors in the file.
-const FILE_LAYOUT: Layout = Layout::T2B128;
+/// Bytes of arena that repacking the ternary matrices of `gguf` for `layout` takes, 0 where they lie in it already.
+pub fn repacked_bytes(gguf: &Gguf<'_>, layout: Layout) -> Option<usize> {
+    let mut others = gguf.tensors().filter(|info| info.ty().layout().is_some_and(|found| found != layout));
+    others.try_fold(0usize, |total, info| {
+        let (rows, cols) = (usize::try_from(info.rows()).ok()?, usize::try_from(info.row_len()).ok()?);
+        total.checked_add(slice_bytes::<u8>(layout.bytes(rows, cols)?)?)
+    })
+}
 
-/// Bytes of arena that repacking the ternary weights for `layout` takes, 0 where the file's own serves.
-pub fn repacked_bytes(config: &Config, layout: Layout) -> Option<usize> {
-    if layout == FILE_LAYOUT {
-        return Some(0);
-    }
-    let (hidden, ffn, q, kv) = (config.hidden, config.ffn, config.q_dim(), config.kv_dim());
-    let shapes =
-        [(q, hidden), (kv, hidden), (kv, hidden), (hidden, q), (ffn, hidden), (ffn, hidden), (hidden, ffn)];
-    let mut layer = 0usize;
-    for (rows, cols) in shapes {
-        layer = layer.checked_add(slice_bytes::<u8>(layout.bytes(rows, cols)?)?)?;
-    }
-    layer.checked_mul(config.layers)
+/// The layout of the ternary matrices of `gguf`, if all have the same: kernels for it can use the file as it is mapped.
+pub fn file_layout(gguf: &Gguf<'_>) -> Option<Layout> {
+    let mut layouts = gguf.tensors().filter_map(|info| info.ty().layout());
+    let first = layouts.next()?;
+    layouts.all(|layout| layout == first).then_some(first)
 }
 
 impl<'a> Model<'a> {
@@ -134,13 +135,16 @@ impl<'a> Model<'a> {
 
     /// Bytes of weights that decoding one token reads: every ternary code, the head, and one embedding row.
     pub fn bytes_per_token(&self) -> usize {
-        // Four weights a byte of a file that is mapped, so it fits.
-        let codes = (self.config.ternary_weights() / 4) as usize;
+        let matrices = self.layers.iter().flat_map(|layer| {
+            let single = [&layer.attn_output, &layer.down];
+            layer.qkv.iter().chain(&layer.gate_up).chain(single)
+        });
+        let codes: usize = matrices.map(|matrix| matrix.packed.len()).sum();
         codes + self.head.bytes() + self.embedding.bytes() / self.embedding.rows
     }
 }
 
-/// One I2_S tensor, checked, in `layout`.
+/// One ternary tensor, checked, in `layout`.
 fn load_ternary<'a>(
     info: &TensorInfo<'a>,
     rows: usize,
@@ -149,19 +153,21 @@ fn load_ternary<'a>(
     arena: &mut Arena<'a>,
 ) -> Result<Ternary<'a>, LoadError> {
     info.expect_shape(cols as u64, rows as u64)?;
-    if info.ty() != TensorType::I2S {
-        return Err(LoadError::NotTernary { tensor: info.name().into(), found: info.ty() });
-    }
-    // Columns are whole blocks; divided first, because a matrix that can be mapped may have more than 2^32 weights.
-    let (codes, tail) = info.data()?.split_at(rows * (cols / 4));
-    if let Some(at_bytes) = trit::first_invalid(codes) {
+    let not_ternary = LoadError::NotTernary { tensor: info.name().into(), found: info.ty() };
+    let found = info.ty().layout().ok_or(not_ternary)?;
+    let tail_bytes = if info.ty() == TensorType::I2S { I2S_TAIL_BYTES } else { PACKED_TAIL_BYTES };
+    let data = info.data()?;
+    let (codes, tail) = data.split_at(data.len() - tail_bytes);
+    // A byte of five weights is five weights whatever it says; in the other layouts a code may be none.
+    let checks_codes = !matches!(found, Layout::T5R | Layout::T5C);
+    if let Some(at_bytes) = found.first_invalid(codes).filter(|_| checks_codes) {
         return Err(LoadError::InvalidCode { tensor: info.name().into(), at_bytes });
     }
     let scale = f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
     if !scale.is_finite() {
         return Err(LoadError::NotFinite { what: info.name().into() });
     }
-    let packed = if layout == FILE_LAYOUT {
+    let packed = if layout == found {
         codes
     } else {
         let no_layout = LoadError::Inconsistent {
@@ -170,7 +176,7 @@ fn load_ternary<'a>(
             against: layout.col_multiple(),
         };
         let packed = arena.take(layout.bytes(rows, cols).ok_or(no_layout)?)?;
-        pack::repack(FILE_LAYOUT, codes, layout, rows, cols, packed);
+        pack::repack(found, codes, layout, rows, cols, packed);
         packed
     };
     Ok(Ternary { packed, rows, cols, scale })
