@@ -10,7 +10,8 @@
 //! | [`trit`] | a weight and its two-bit code |
 //! | [`five`] | five weights in a byte |
 //! | [`layout`] | byte layouts of a ternary matrix, with sizes and alignment rules |
-//! | [`pack`] | packing, unpacking and repacking between layouts |
+//! | [`pack`] | packing and unpacking, weight by weight |
+//! | [`mod@repack`] | from one layout to another |
 //! | [`half`] | binary16 and bfloat16 to binary32 and back |
 //! | [`quant`] | absmax quantisation of one token's activations |
 //! | [`lanes`] | float operations in the sixteen-lane order that makes them equal on every machine |
@@ -48,6 +49,7 @@ pub mod layout;
 pub mod pack;
 pub mod quant;
 pub mod reference;
+pub mod repack;
 pub mod set;
 pub mod trit;
 

@@ -1,9 +1,11 @@
-//! Packing ternary matrices into layouts, reading them back, and moving them from one layout to another.
+//! Packing ternary matrices into layouts and reading them back, weight by weight: the definition of every layout.
 //!
-//! These run once at load or in a converter, so they are plain; kernels read the packed form directly.
+//! These are plain and slow; whole matrices move from one layout to another by [`repack`].
 
 use crate::layout::Layout;
 use crate::{five, trit};
+
+pub use crate::repack::repack;
 
 /// Index of a pair of weights in [`Layout::Tl1P32`].
 #[inline(always)]
@@ -142,19 +144,6 @@ pub fn unpack(layout: Layout, packed: &[u8], rows: usize, cols: usize, weights: 
     }
 }
 
-/// Copies a matrix from one layout to another, weight by weight; the result is what [`pack`] would have written.
-///
-/// # Panics
-/// If a length does not belong to the shape.
-pub fn repack(from: Layout, source: &[u8], to: Layout, rows: usize, cols: usize, packed: &mut [u8]) {
-    assert_eq!(from.bytes(rows, cols), Some(source.len()), "source length for {rows} x {cols}");
-    if from == to {
-        packed.copy_from_slice(source);
-    } else {
-        pack_with(to, rows, cols, packed, |r, c| weight_at(from, source, cols, r, c));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -168,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_layout_round_trips_and_repacks() {
-        for (rows, cols) in [(1, 128), (3, 256), (31, 128), (32, 384), (33, 256), (65, 640)] {
+        for (rows, cols) in [(1, 128), (3, 256), (31, 128), (32, 384), (33, 256), (65, 1408)] {
             let weights: vec::Vec<i8> = (0..rows * cols).map(|i| pattern(i / cols, i % cols)).collect();
             for from in Layout::ALL {
                 let mut packed = vec![0u8; from.bytes(rows, cols).unwrap()];

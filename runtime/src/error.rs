@@ -221,7 +221,7 @@ pub enum LoadError {
         /// The type found.
         found: TensorType,
     },
-    /// A ternary tensor holds the code 3, which stands for no weight.
+    /// A ternary tensor holds a code that stands for no weight.
     InvalidCode {
         /// The tensor.
         tensor: Name,

@@ -50,8 +50,8 @@ fn unsupported_type_names_the_tensor_and_what_would_do() {
     let error = g.require("blk.0.attn_q.weight").unwrap().data().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "tensor 'blk.0.attn_q.weight' has type TQ2_0 (35); this build reads I2_S, F32, F16, BF16, Q8_0, Q6_K and \
-         Q4_0; convert the model to one of these"
+        "tensor 'blk.0.attn_q.weight' has type TQ2_0 (35); this build reads I2_S, F32, F16, BF16, Q8_0, Q6_K, Q4_0 and \
+         what tern pack writes; convert the model to one of these"
     );
 }
 

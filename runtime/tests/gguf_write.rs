@@ -1,6 +1,6 @@
 //! What the writer writes, the reader reads; what it should refuse, it refuses.
 
-use tern_runtime::gguf::{Gguf, Header, TensorType, Value};
+use tern_runtime::gguf::{Gguf, Header, TensorType};
 
 const TINY: &[u8] = include_bytes!("../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
 
@@ -9,18 +9,7 @@ fn rewritten(file: &[u8]) -> Vec<u8> {
     let g = Gguf::parse(file).unwrap();
     let mut header = Header::new();
     for (key, value) in g.entries() {
-        match value {
-            Value::U32(v) => header.u32(key, v),
-            Value::F32(v) => header.f32(key, v),
-            Value::Bool(v) => header.bool(key, v),
-            Value::Str(v) => header.str(key, core::str::from_utf8(v).unwrap()),
-            Value::Array(array) => match (array.strings(), array.i32s()) {
-                (Some(s), _) => header.strings(key, &s.iter().map(|(_, text)| text).collect::<Vec<_>>()),
-                (_, Some(n)) => header.i32s(key, &(0..n.len()).map(|i| n.at(i).unwrap()).collect::<Vec<_>>()),
-                _ => panic!("{key}: {:?}", array.element_type()),
-            },
-            other => panic!("{key}: {other:?}"),
-        };
+        header.copy(key, &value);
     }
     for t in g.tensors() {
         header.tensor(t.name(), t.ty(), t.dims()).unwrap();
