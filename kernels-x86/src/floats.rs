@@ -263,6 +263,7 @@ macro_rules! featured {
                     mix_f16: |rows, p, y| unsafe { mix_f16(rows, p, y) },
                     // SAFETY: as above.
                     exp_sum: |x| unsafe { exp_sum(x) },
+                    head: tern_kernels::set::PLAIN_HEAD,
                 }
             }
 

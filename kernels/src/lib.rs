@@ -12,6 +12,7 @@
 //! | [`layout`] | byte layouts of a ternary matrix, with sizes and alignment rules |
 //! | [`pack`] | packing and unpacking, weight by weight |
 //! | [`mod@repack`] | from one layout to another |
+//! | [`planes`] | an int8 matrix as two planes of nibbles, for LM heads |
 //! | [`half`] | binary16 and bfloat16 to binary32 and back |
 //! | [`quant`] | absmax quantisation of one token's activations |
 //! | [`lanes`] | float operations in the sixteen-lane order that makes them equal on every machine |
@@ -47,6 +48,7 @@ pub mod half;
 pub mod lanes;
 pub mod layout;
 pub mod pack;
+pub mod planes;
 pub mod quant;
 pub mod reference;
 pub mod repack;
@@ -55,4 +57,4 @@ pub mod trit;
 
 pub use layout::Layout;
 pub use reference::SCALAR;
-pub use set::{Grain, KernelSet, TernaryOps, Tile, VectorOps};
+pub use set::{Grain, HeadOps, KernelSet, Nibbles, TernaryOps, Tile, VectorOps};

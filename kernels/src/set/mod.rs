@@ -4,10 +4,12 @@
 //! the caller, never in a model file. [`ternary`] is the product that a set exists for, one table for each layout and
 //! tier; [`vector`] is everything else on the path of a token, one table for each tier.
 
+pub mod head;
 pub mod ternary;
 pub mod vector;
 
 use crate::layout::Layout;
+pub use head::{HeadOps, Nibbles, PLAIN_HEAD};
 pub use ternary::{Grain, TernaryOps, Tile};
 pub use vector::VectorOps;
 

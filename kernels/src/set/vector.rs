@@ -1,6 +1,6 @@
 //! The vector functions of a kernel set: everything on the path of a token that is not a ternary product.
 
-use super::KernelSet;
+use super::{HeadOps, KernelSet};
 
 /// Float functions. Each must return what its namesake in [`crate::lanes`] returns, bit for bit.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,8 @@ pub struct VectorOps {
     pub mix_f16: fn(rows: &[u16], p: &[f32], y: &mut [f32]),
     /// See [`crate::lanes::exp_sum`].
     pub exp_sum: fn(x: &mut [f32]) -> f32,
+    /// Products with the planes of an int8 head.
+    pub head: HeadOps,
 }
 
 impl KernelSet {
