@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use tern_kernels::reference::{LANE_OPS, PLAIN_OPS};
+use tern_kernels::{Grain, KernelSet, Layout, TernaryOps};
 use tern_runtime::arena::ALIGN;
 use tern_runtime::engine::{Engine, Event, Finish, Goal, Phase, Piece, Refusal, Request};
 use tern_runtime::error::LoadError;
@@ -492,4 +494,48 @@ fn a_plan_for_other_parts_is_refused() {
     let pool = Pool::new(2).expect("threads");
     let error = Engine::new(&other, &plan, set, &pool, &mut memory);
     assert!(matches!(error, Err(LoadError::NotAsPlanned { .. } | LoadError::Options(_))), "{error:?}");
+}
+
+/// The scalar kernels under a cut and a hunger for scratch that no set of the project has.
+macro_rules! cut_set {
+    ($name:literal, $grain:expr) => {{
+        static SET: KernelSet = KernelSet::new(
+            $name,
+            Layout::T2B128,
+            TernaryOps {
+                grain: $grain,
+                scratch_words: |rows, _, tokens| 3 * rows * tokens + 5,
+                multiply: |tile, scratch, sums| {
+                    assert_eq!(scratch.len(), 3 * tile.rows * tile.tokens + 5, "exactly what was asked for");
+                    scratch.fill(u64::MAX);
+                    (PLAIN_OPS.multiply)(tile, &mut [], sums);
+                },
+                ..PLAIN_OPS
+            },
+            LANE_OPS,
+        );
+        &SET
+    }};
+}
+
+#[test]
+fn products_are_cut_as_their_kernels_ask_and_keep_their_bits() {
+    let ids = tern_tests::npy::ids(&fixture("oracle/input_ids.npy"));
+    let expected = with_engine(&fixture(TINY), Setup::default(), |e| logits(e, &ids));
+    let sets = [
+        cut_set!("every row, three tokens", |rows, _, _, _| Grain { rows, tokens: 3 }),
+        cut_set!("more rows than there are", |_, _, _, _| Grain { rows: 1 << 20, tokens: 16 }),
+        cut_set!("seven rows, every token", |_, _, tokens, _| Grain { rows: 7, tokens }),
+        cut_set!("a share for each worker", |rows, _, tokens, workers| Grain {
+            rows: rows.div_ceil(workers),
+            tokens: 1 + tokens / 2,
+        }),
+    ];
+    for set in sets {
+        for (workers, batch_rows) in [(1, 64), (3, 33), (2, 5)] {
+            let setup = Setup { set, workers, batch_rows, ..Setup::default() };
+            let found = with_engine(&fixture(TINY), setup, |e| logits(e, &ids));
+            assert!(found == expected, "{}: {workers} workers, {batch_rows} rows", set.name);
+        }
+    }
 }

@@ -15,20 +15,16 @@
 //! depends on the other rows of its batch or on the number of workers: a prompt gives the same bits in one pass, in
 //! chunks, or beside strangers. Source: the Hugging Face `BitNetForCausalLM` graph and arXiv 2504.12285, section 2.
 
-use core::ops::Range;
-
 use bytemuck::{Pod, Zeroable, cast_slice_mut};
 use tern_kernels::{KernelSet, quant};
 
 use crate::arena::Arena;
 use crate::error::LoadError;
 use crate::kv_cache::{HeadAt, KvCache};
-use crate::model::{Config, Model, Ternary};
-use crate::parallel::{self, Cut, Exec};
+use crate::model::{Config, Model};
+use crate::parallel::{self, Exec};
+use crate::product::{self, Input, gated_product, product};
 use crate::trie::MAX_DEPTH;
-
-/// Rows of a ternary matrix that one task computes.
-const TILE_ROWS: usize = 64;
 
 /// One token of a batch.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -72,16 +68,32 @@ pub struct WorkShape {
     pub workers: usize,
     /// Bytes of a prepared token with as many columns as the widest matrix.
     pub prepared_bytes: usize,
+    /// Scratch of one worker, in 8-byte words: the largest of what any phase asks for.
+    pub scratch_words: usize,
 }
 
 impl WorkShape {
-    /// Scratch of one worker, in 8-byte words: the largest of what any phase asks for.
-    pub fn scratch_words(&self, config: &Config) -> usize {
-        let widest = config.hidden.max(config.ffn);
+    /// Sizes for batches of `rows` rows of sequences of `context` positions and `cells` cells, with the kernels of `set`
+    /// on `workers` workers.
+    pub fn new(
+        config: &Config,
+        set: &KernelSet,
+        rows: usize,
+        (context, cells): (usize, usize),
+        workers: usize,
+    ) -> Self {
+        let widest = config.hidden.max(config.ffn).max(config.q_dim());
         let norm = widest.div_ceil(2) + widest.div_ceil(8);
-        let product = (2 * TILE_ROWS * self.rows).div_ceil(2);
-        let attention = (self.cells + MAX_DEPTH).div_ceil(2);
-        norm.max(product).max(attention).next_multiple_of(8)
+        let product = product::scratch_words(config, set, rows, workers);
+        let attention = (cells + MAX_DEPTH).div_ceil(2);
+        WorkShape {
+            rows,
+            context,
+            cells,
+            workers,
+            prepared_bytes: set.prepared_bytes(widest),
+            scratch_words: norm.max(product).max(attention).next_multiple_of(8),
+        }
     }
 }
 
@@ -121,7 +133,7 @@ impl<'a> Workspace<'a> {
             attn: arena.take(rows * config.q_dim())?,
             ffn: arena.take(rows * config.ffn)?,
             rope: arena.take(shape.context * config.head_dim)?,
-            scratch: arena.take(shape.workers * shape.scratch_words(config))?,
+            scratch: arena.take(shape.workers * shape.scratch_words)?,
         };
         rope_table(config, work.rope);
         Ok(work)
@@ -273,97 +285,6 @@ enum Source {
     Hidden,
     Attention,
     Gated,
-}
-
-/// Quantised rows as the kernels take them.
-#[derive(Clone, Copy)]
-struct Input<'a> {
-    /// Prepared tokens, packed for the number of columns of the matrix they meet.
-    prepared: &'a [u8],
-    scales: &'a [f32],
-    tokens: usize,
-}
-
-impl Input<'_> {
-    /// The prepared tokens for a matrix with `cols` columns.
-    fn prepared(&self, set: &KernelSet, cols: usize) -> &[u8] {
-        &self.prepared[..self.tokens * set.prepared_bytes(cols)]
-    }
-}
-
-/// Rows of `matrix` that one task computes.
-fn tile_rows(machine: Machine<'_>, matrix: &Ternary<'_>, input: Input<'_>) -> usize {
-    machine.set.grain(matrix.rows, matrix.cols, input.tokens, machine.exec.workers()).rows.min(TILE_ROWS)
-}
-
-/// Rows `range` of `matrix`, which begin at a panel of the layout.
-fn multiply_tile(
-    set: &KernelSet,
-    matrix: &Ternary<'_>,
-    range: Range<usize>,
-    input: Input<'_>,
-    scratch: &mut [u64],
-    sums: &mut [i32],
-) {
-    let layout = set.layout;
-    let panels = range.start / layout.panel_rows()..range.end.div_ceil(layout.panel_rows());
-    let panel_bytes = layout.panel_bytes(matrix.cols);
-    let packed = &matrix.packed[panels.start * panel_bytes..panels.end * panel_bytes];
-    let prepared = input.prepared(set, matrix.cols);
-    set.multiply(packed, range.len(), matrix.cols, prepared, input.tokens, scratch, sums);
-}
-
-/// `out[t][r] = epilogue(out[t][r], (matrices . input)[t][r])`, the rows of `matrices` one after another in `out`.
-fn product(
-    machine: Machine<'_>,
-    scratch: &mut [u64],
-    matrices: &[Ternary<'_>],
-    input: Input<'_>,
-    (out, stride): (&mut [f32], usize),
-    epilogue: impl Fn(f32, f32) -> f32 + Sync,
-) {
-    // Three matrices at most: queries, keys and values.
-    let segments: [usize; 3] = core::array::from_fn(|i| matrices.get(i).map_or(0, |matrix| matrix.rows));
-    let cut = Cut { segments: &segments[..matrices.len()], most: tile_rows(machine, &matrices[0], input) };
-    let out = (&mut out[..input.tokens * stride], stride);
-    parallel::stripes(machine.exec, scratch, out, cut, |scratch, piece, mut stripe| {
-        let (matrix, width) = (&matrices[piece.segment], piece.range.len());
-        let (sums, scratch) = scratch.split_at_mut((width * input.tokens).div_ceil(2));
-        let sums = &mut cast_slice_mut::<u64, i32>(sums)[..width * input.tokens];
-        multiply_tile(machine.set, matrix, piece.range, input, scratch, sums);
-        for (token, sums) in sums.chunks_exact(width).enumerate() {
-            let factor = matrix.scale / input.scales[token];
-            for (out, sum) in stripe.row(token).iter_mut().zip(sums) {
-                *out = epilogue(*out, *sum as f32 * factor);
-            }
-        }
-    });
-}
-
-/// `out[t] = relu(gate . input)^2 * (up . input)`, `[tokens, ffn]`.
-fn gated_product(
-    machine: Machine<'_>,
-    scratch: &mut [u64],
-    [gate, up]: &[Ternary<'_>; 2],
-    input: Input<'_>,
-    out: &mut [f32],
-) {
-    let cut = Cut { segments: &[gate.rows], most: tile_rows(machine, gate, input) };
-    let out = (&mut out[..input.tokens * gate.rows], gate.rows);
-    parallel::stripes(machine.exec, scratch, out, cut, |scratch, piece, mut stripe| {
-        let width = piece.range.len();
-        let (sums, scratch) = scratch.split_at_mut(width * input.tokens);
-        let (gates, ups) = cast_slice_mut::<u64, i32>(sums).split_at_mut(width * input.tokens);
-        multiply_tile(machine.set, gate, piece.range.clone(), input, scratch, gates);
-        multiply_tile(machine.set, up, piece.range, input, scratch, ups);
-        for (token, (gates, ups)) in gates.chunks_exact(width).zip(ups.chunks_exact(width)).enumerate() {
-            let (gate_factor, up_factor) = (gate.scale / input.scales[token], up.scale / input.scales[token]);
-            for ((out, g), u) in stripe.row(token).iter_mut().zip(gates).zip(ups) {
-                let relu = (*g as f32 * gate_factor).max(0.0);
-                *out = relu * relu * (*u as f32 * up_factor);
-            }
-        }
-    });
 }
 
 /// `y = x / sqrt(mean x^2 + eps) * weight`, all `[n]`.

@@ -12,7 +12,7 @@
 //! | [`arena`], [`plan`] | one block of memory and what goes where in it |
 //! | [`parallel`], `pool` | sharing work between cores |
 //! | [`kv_cache`] | keys and values of past positions, in pages |
-//! | [`forward`] | one batch of tokens through the layers |
+//! | [`forward`], `product` | one batch of tokens through the layers |
 //! | [`head`] | hidden states to logits, for all of the vocabulary or some rows |
 //! | [`sampler`] | logits to the next token |
 //! | [`trie`] | a label set as a tree of tokens, scored exactly |
@@ -37,6 +37,7 @@ pub mod kv_cache;
 pub mod model;
 mod name;
 pub mod plan;
+mod product;
 pub mod sampler;
 pub mod stop;
 pub mod tokenizer;

@@ -163,10 +163,11 @@ impl Cut<'_> {
     }
 }
 
-/// The columns of a row-major matrix that one task may write.
+/// The part of a row-major matrix that one task may write.
 pub struct Stripe<'a, T> {
     matrix: &'a Shared<'a, T>,
     stride: usize,
+    rows: Range<usize>,
     cols: Range<usize>,
 }
 
@@ -176,15 +177,16 @@ impl<T> Stripe<'_, T> {
         self.cols.clone()
     }
 
-    /// This stripe's part of row `row`.
+    /// This stripe's part of its row `row`, counted from its first.
     ///
     /// # Panics
-    /// If the matrix has no such row.
+    /// If the stripe has no such row.
     pub fn row(&mut self, row: usize) -> &mut [T] {
         // In range before it is multiplied: a product that wraps would end in the columns of another stripe.
-        assert!(row < self.matrix.len.div_ceil(self.stride.max(1)), "row {row} of a stripe");
-        let start = row * self.stride;
-        // SAFETY: `stripes` gave these columns to one task only, and `&mut self` lends one row at a time.
+        assert!(row < self.rows.len(), "row {row} of a stripe");
+        let start = (self.rows.start + row) * self.stride;
+        // SAFETY: `stripes` or `tiles` gave these rows of these columns to one task only, and `&mut self` lends one row
+        // at a time.
         unsafe { self.matrix.part(start + self.cols.start..start + self.cols.end) }
     }
 }
@@ -201,13 +203,111 @@ pub fn stripes<T: Send>(
     task: impl Fn(&mut [u64], Piece, Stripe<'_, T>) + Sync,
 ) {
     assert!(cut.most > 0 && cut.cols().is_some_and(|cols| cols <= stride), "a cut within the matrix");
+    let rows = matrix.len().div_ceil(stride.max(1));
     let (matrix, scratch) = (Shared::new(matrix), WorkerScratch::new(exec, scratch));
     exec.run(cut.pieces(), &|worker, item| {
         // SAFETY: called from a task that `Exec::run` called with this worker.
         let scratch = unsafe { scratch.of(worker) };
         let piece = cut.piece(item);
         let cols = piece.before + piece.range.start..piece.before + piece.range.end;
-        task(scratch, piece, Stripe { matrix: &matrix, stride, cols });
+        task(scratch, piece, Stripe { matrix: &matrix, stride, rows: 0..rows, cols });
+    });
+}
+
+/// Consecutive columns of a [`Grid`] and how they are cut.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Segment {
+    /// Columns.
+    pub cols: usize,
+    /// Columns of a tile, at least 1; the last one of a segment may have fewer.
+    pub most_cols: usize,
+    /// Rows of a tile, at least 1; the last one may have fewer.
+    pub most_rows: usize,
+}
+
+/// A matrix cut into tiles by columns and by rows, each [`Segment`] in its own way. As with a [`Cut`], tiles are
+/// disjoint because they are computed from numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid<'a> {
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Its columns.
+    pub segments: &'a [Segment],
+}
+
+/// One tile of a [`Grid`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GridTile {
+    /// The segment it lies in.
+    pub segment: usize,
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its columns, counted from the start of the segment.
+    pub cols: Range<usize>,
+    /// Columns of the segments before.
+    before: usize,
+}
+
+impl Grid<'_> {
+    /// How many tiles there are.
+    pub fn tiles(&self) -> usize {
+        self.segments.iter().map(|segment| self.tiles_of(segment)).sum()
+    }
+
+    fn tiles_of(&self, segment: &Segment) -> usize {
+        segment.cols.div_ceil(segment.most_cols) * self.rows.div_ceil(segment.most_rows)
+    }
+
+    /// Tile `item` of `0..self.tiles()`. The tiles of the same columns follow one another, so that what belongs to
+    /// them is still in a cache when their next rows need it.
+    fn tile(&self, mut item: usize) -> GridTile {
+        let mut before = 0;
+        for (at, segment) in self.segments.iter().enumerate() {
+            let tiles = self.tiles_of(segment);
+            if item < tiles {
+                let down = self.rows.div_ceil(segment.most_rows);
+                let (col, row) = (item / down * segment.most_cols, item % down * segment.most_rows);
+                return GridTile {
+                    segment: at,
+                    rows: row..row + segment.most_rows.min(self.rows - row),
+                    cols: col..col + segment.most_cols.min(segment.cols - col),
+                    before,
+                };
+            }
+            item -= tiles;
+            before += segment.cols;
+        }
+        panic!("a grid has no such tile");
+    }
+
+    /// Whether every tile has a size and all of them lie in a matrix of `len` values with `stride` columns.
+    fn fits(&self, len: usize, stride: usize) -> bool {
+        let sized = self.segments.iter().all(|segment| segment.most_cols > 0 && segment.most_rows > 0);
+        let cols = self.segments.iter().try_fold(0usize, |total, segment| total.checked_add(segment.cols));
+        sized && cols.is_some_and(|cols| cols <= stride) && Some(len) == self.rows.checked_mul(stride)
+    }
+}
+
+/// Runs `task(scratch, tile, stripe)` for every tile of `grid`, the stripe being its part of `matrix`, whose rows are
+/// `stride` long.
+///
+/// # Panics
+/// If the matrix does not have the grid's rows, or not its columns, or tiles have no size.
+pub fn tiles<T: Send>(
+    exec: &dyn Exec,
+    scratch: &mut [u64],
+    (matrix, stride): (&mut [T], usize),
+    grid: Grid<'_>,
+    task: impl Fn(&mut [u64], GridTile, Stripe<'_, T>) + Sync,
+) {
+    assert!(grid.fits(matrix.len(), stride), "a grid within the matrix");
+    let (matrix, scratch) = (Shared::new(matrix), WorkerScratch::new(exec, scratch));
+    exec.run(grid.tiles(), &|worker, item| {
+        // SAFETY: called from a task that `Exec::run` called with this worker.
+        let scratch = unsafe { scratch.of(worker) };
+        let tile = grid.tile(item);
+        let (rows, cols) = (tile.rows.clone(), tile.before + tile.cols.start..tile.before + tile.cols.end);
+        task(scratch, tile, Stripe { matrix: &matrix, stride, rows, cols });
     });
 }
 
@@ -251,6 +351,48 @@ mod tests {
                 pieces.iter().flat_map(|p| p.range.clone().map(|col| p.before + col)).collect();
             assert_eq!(cols, (0..24).collect::<Vec<_>>(), "pieces of {most}");
         }
+    }
+
+    #[test]
+    fn tiles_cover_their_segments_once() {
+        for (rows, most_rows) in [(1, 1), (5, 2), (6, 3), (4, 9), (0, 4)] {
+            let segments = [
+                Segment { cols: 7, most_cols: 3, most_rows },
+                Segment { cols: 0, most_cols: 1, most_rows: 1 },
+                Segment { cols: 4, most_cols: 4, most_rows: 1 },
+            ];
+            let mut matrix = vec![0u32; rows * 12];
+            let grid = Grid { rows, segments: &segments };
+            tiles(&Serial, &mut [], (&mut matrix, 12), grid, |_, tile, mut stripe| {
+                for (i, row) in tile.rows.clone().enumerate() {
+                    for (out, col) in stripe.row(i).iter_mut().zip(tile.cols.clone()) {
+                        *out += (100 * row + 10 * tile.segment + col + 1) as u32;
+                    }
+                }
+            });
+            for (row, found) in matrix.chunks_exact(12).enumerate() {
+                let expected: [usize; 12] = core::array::from_fn(|col| match col {
+                    0..7 => 100 * row + col + 1,
+                    7..11 => 100 * row + 20 + (col - 7) + 1,
+                    _ => 0,
+                });
+                assert_eq!(found, expected.map(|v| v as u32), "row {row} of {rows}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a grid within the matrix")]
+    fn a_grid_with_more_rows_than_the_matrix_is_refused() {
+        let grid = Grid { rows: 3, segments: &[Segment { cols: 8, most_cols: 8, most_rows: 1 }] };
+        tiles(&Serial, &mut [], (&mut [0u8; 16], 8), grid, |_, _, _| {});
+    }
+
+    #[test]
+    #[should_panic(expected = "row 2 of a stripe")]
+    fn a_row_of_the_next_tile_is_refused() {
+        let grid = Grid { rows: 4, segments: &[Segment { cols: 8, most_cols: 8, most_rows: 2 }] };
+        tiles(&Serial, &mut [], (&mut [0u8; 32], 8), grid, |_, _, mut stripe| stripe.row(2).fill(1));
     }
 
     #[test]

@@ -147,13 +147,8 @@ impl MemoryPlan {
             pages: options.cache_tokens.div_ceil(PAGE_CELLS).max(pages_per_slot),
             kv: options.kv,
         };
-        let work = WorkShape {
-            rows: options.batch_rows,
-            context: options.context_tokens,
-            cells: options.cells(),
-            workers,
-            prepared_bytes: set.prepared_bytes(config.hidden.max(config.ffn)),
-        };
+        let spans = (options.context_tokens, options.cells());
+        let work = WorkShape::new(&config, set, options.batch_rows, spans, workers);
         let mut plan = MemoryPlan { config, options, sections: heapless::Vec::new(), tokenizer, kv, work };
         plan.add_sections(gguf, set).ok_or(LoadError::PlanOverflow)?;
         Ok(plan)
@@ -211,7 +206,7 @@ impl MemoryPlan {
                 ])?,
             ),
             ("rotary table", slice_bytes::<f32>(work.context.checked_mul(config.head_dim)?)?),
-            ("worker scratch", slice_bytes::<u64>(work.workers.checked_mul(work.scratch_words(config))?)?),
+            ("worker scratch", slice_bytes::<u64>(work.workers.checked_mul(work.scratch_words)?)?),
             (
                 "logits and sampling",
                 sum(&[
