@@ -88,7 +88,7 @@ fn read(from: Layout, source: &[u8], cols: usize, row: usize, first_col: usize, 
             let bytes = panel[first_col * 8..].chunks_exact(32);
             for (weights, bytes) in line.as_chunks_mut::<4>().0.iter_mut().zip(bytes) {
                 let (low, high) = (bytes[row] & 15, bytes[row] >> 4);
-                *weights = [low / 3, low % 3, high / 3, high % 3].map(|code| trit::weight(code));
+                *weights = [low / 3, low % 3, high / 3, high % 3].map(trit::weight);
             }
         }
         Layout::T2R4 => {
