@@ -10,7 +10,7 @@ how far to trust them. The figures' sources:
 [g57]    Arm Cortex-A57 Software Optimization Guide (UAN 0015B); that of the A72 leaves TBL blank
 [g72]    Arm Cortex-A72 Software Optimization Guide (UAN 0016A)
 [g76]    Arm Cortex-A76 and Neoverse N1 Software Optimization Guides
-[slothy] the A55 model of SLOTHY (arXiv 2207.07478)
+[slothy] the A55 model of SLOTHY (IACR ePrint 2022/1303)
 [guess]  nobody says; the likeliest by the neighbours
 """
 
@@ -55,16 +55,15 @@ class InOrder:
     latency: dict
     pairs: dict
 
-    def run(self, insns, on_issue=None):
-        """Yields the cycle after each instruction; `on_issue(index, stall)` hears how many cycles it waited."""
+    def run(self, insns):
+        """Yields after each instruction the cycle in which another could issue."""
         ready, writer = collections.defaultdict(int), {}
         cycle, slots, first, busy = 0, 0, None, 0
-        for index, insn in enumerate(insns):
+        for insn in insns:
             kind = insn.kind
             if kind == "nop":
                 yield max(cycle, busy)
                 continue
-            before = max(cycle, busy)
             operands = 0
             for place, register in enumerate(insn.reads):
                 at = ready[register]
@@ -79,8 +78,6 @@ class InOrder:
             if slots == 0:
                 first = issue
             slots += 1
-            if on_issue:
-                on_issue(index, cycle - before)
             occupied = self.results(insn, kind, cycle, ready, writer)
             if occupied:
                 busy, slots = cycle + occupied, 2
@@ -175,8 +172,8 @@ class OutOfOrder:
     ops: object
     integer: tuple
 
-    def run(self, insns, on_issue=None):
-        """Yields the cycle in which all results so far are there; `on_issue(index, wait)` hears by how much that grew."""
+    def run(self, insns):
+        """Yields after each instruction the cycle in which all results so far are there."""
         taken, floor = collections.defaultdict(set), collections.defaultdict(int)
         ready, writer = collections.defaultdict(int), {}
         window = collections.deque()
@@ -223,8 +220,6 @@ class OutOfOrder:
                 ready[register], writer[register] = end + latency, insn.kind
             if insn.moves_base:
                 ready[insn.moves_base] = start + 1
-            if on_issue:
-                on_issue(index, max(0, end + latency - last))
             last = max(last, end + latency)
             window.extend([last] * micro)  # results leave in order
             if index % 4096 == 4095:
@@ -327,7 +322,9 @@ CORES = {
 
 # ---- predictions ----
 
-WINDOWS, WINDOW_INSNS, WARM_INSNS = 24, 4000, 1000
+# Many short windows, because a kernel has phases (building tables, then using them) that all have to be met in their
+# proportion; the first instructions of each fill the pipeline and are not counted.
+WINDOWS, WINDOW_INSNS, WARM_INSNS = 48, 1500, 500
 
 
 def own_cycles(core, trace):
@@ -343,15 +340,15 @@ def own_cycles(core, trace):
     return cycles / insns * trace.insns
 
 
-def stalls(core, trace):
-    """Cycles of the whole trace by address: for how long each instruction held up those before and after it."""
-    spent, cycles, insns = collections.Counter(), 0, 0
+def spent(core, trace):
+    """Cycles of the whole trace by address: by how much each instruction moved the end."""
+    found, insns = collections.Counter(), 0
     for window in trace.windows(WINDOWS, WINDOW_INSNS):
-        def note(index, wait, window=window):
-            spent[window[index]] += wait
-        after = list(core.own.run((trace.instruction(address) for address in window), note))
-        cycles, insns = cycles + after[-1], insns + len(window)
-    return {address: wait * trace.insns / insns for address, wait in spent.items()}
+        after = list(core.own.run(trace.instruction(address) for address in window))
+        for address, cycle, before in zip(window, after, [0, *after]):
+            found[address] += cycle - before
+        insns += len(window)
+    return {address: cycles * trace.insns / insns for address, cycles in found.items()}
 
 
 # Not modelled by llvm-mca, which follows no control flow: calls are left out, other branches take a slot.
@@ -362,7 +359,6 @@ def mca_cycles(core, trace, folder):
     """Cycles of the whole trace by llvm-mca, from the same windows."""
     lines, insns = [], 0
     for number, window in enumerate(trace.windows(WINDOWS, WINDOW_INSNS)):
-        window = window[: 3 * WINDOW_INSNS]
         found = [trace.instruction(address) for address in window]
         texts = ["nop" if i.kind == "br" else i.text for i in found if i.name not in LEFT_OUT]
         warm = min(WARM_INSNS, len(window) // 3)

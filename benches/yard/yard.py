@@ -11,6 +11,7 @@ llvm-mca and llvm-objdump (19 or later models more cores); --check and --record 
 """
 
 import argparse
+import collections
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ import sys
 import tomllib
 
 import counts
-from cores import CORES, mca_cycles, own_cycles, stalls
+from cores import CORES, mca_cycles, own_cycles, spent
 from emulation import ARM, HERE, Tracer, YardError, build, find_program
 
 COLS = 2560
@@ -26,6 +27,11 @@ DATA = ["random", "plus", "minus", "low", "alternating"]
 # Rows of a measured product by tokens. Decode touches nothing twice, so few rows say all; kernels for many tokens build
 # tables that many rows share, and 2560 are those of a 2B model.
 DECODE_ROWS, PREFILL_ROWS = 320, 2560
+# A profile leaves out what is met less often than this for 64 products.
+SHOWN = 0.002
+# The first-level caches of those cores, each once, as (sets, ways).
+CACHES = list(dict.fromkeys(core.l1 for core in CORES.values()))
+CACHE_NAMES = " / ".join(f"{sets * ways * 64 >> 10}K {ways}-way" for sets, ways in CACHES)
 
 
 class Measured:
@@ -33,13 +39,12 @@ class Measured:
 
     def __init__(self, tracer, name, tokens, cores):
         rows = DECODE_ROWS if tokens == 1 else PREFILL_ROWS
-        caches = sorted({core.l1 for core in cores})
-        trace = tracer.trace(name, rows, COLS, tokens, caches=caches)
+        trace = tracer.trace(name, rows, COLS, tokens, caches=CACHES)
         per_64 = 64 / (rows * COLS * tokens)
         self.name, self.tokens, self.layout = name, tokens, trace.facts["layout"]
         self.bits = 8 * int(trace.facts["weight_bytes"]) / (rows * COLS)
         self.insns = trace.insns * per_64
-        self.misses = {core.name: trace.l1_misses[core.l1] * per_64 for core in cores}
+        self.misses = [trace.l1_misses[cache] * per_64 for cache in CACHES]
         self.cycles = {}
         for core in cores:
             own = own_cycles(core, trace)
@@ -71,7 +76,7 @@ def pair(figures):
 def rows_of_table(measured, anchors, cores, tokens):
     for m in measured:
         if m.tokens == tokens:
-            misses = " / ".join(f"{m.misses[core.name]:.2f}" for core in cores if core.name in m.misses)
+            misses = " / ".join(f"{n:.2f}" for n in m.misses)
             yield [f"**{m.name}**", f"{m.bits:.2f}", f"{m.insns:.2f}", misses] + [
                 pair(m.cycles.get(core.name)) for core in cores
             ]
@@ -79,7 +84,7 @@ def rows_of_table(measured, anchors, cores, tokens):
         if anchor["tokens"] == tokens:
             name = anchor["name"] + (" (prototype)" if anchor.get("prototype") else "")
             yield [name, f"{anchor['bits']:.2f}", anchor.get("insns", "-"), "-"] + [
-                pair(anchor["cycles"].get(core.name)) for core in cores
+                " / ".join(map(str, anchor["cycles"].get(core.name, "-"))) for core in cores
             ]
 
 
@@ -130,7 +135,8 @@ def table(tracer, options):
     cores = [CORES[name] for name in options.cpu or CORES]
     sets = {core.name: usable(tracer, core) for core in cores}
     names = [name for name in tracer.sets("max") if not name.startswith("scalar") and re.search(options.set, name)]
-    print(f"Cycles for 64 products, own model / llvm-mca. {tool_versions(tracer)}.")
+    print("# What the kernels cost\n\nPrinted by `benches/yard/yard.py`; `README.md` says what it means.")
+    print(f"Cycles are for 64 products, own model / llvm-mca. {tool_versions(tracer)}.\n")
     check_exactness(tracer, names)
     print(f"Exact on {', '.join(DATA)} data with 1, 5, 16 and 128 tokens: {', '.join(names)}.\n")
     measured = []
@@ -140,12 +146,12 @@ def table(tracer, options):
             if here:
                 measured.append(Measured(tracer, name, tokens, here))
         what = f"Decode, {DECODE_ROWS} rows" if tokens == 1 else f"{tokens} tokens, {PREFILL_ROWS} rows"
-        print(f"### {what} of {COLS} columns\n")
-        head = ["kernels", "bits", "insns/64", "L1 misses/64, by core"] + [core.name for core in cores]
+        print(f"## {what} of {COLS} columns\n")
+        head = ["kernels", "bits", "insns/64", f"misses/64 of {CACHE_NAMES}"] + [core.name for core in cores]
         print_table(head, rows_of_table(measured, known["anchor"], cores, tokens))
-    print("### Targets\n")
+    print("## Targets\n")
     print_targets(measured, known["target"], cores)
-    print("### Preparing one token\n")
+    print("## Preparing one token\n")
     rows = []
     for name in names:
         trace = tracer.trace(name, 32, COLS, 1, phase="prepare", texts=False)
@@ -174,19 +180,20 @@ def profile(tracer, options):
         print(f"{name} on {cpu}, {tokens} tokens: {trace.insns * per_64:.2f} instructions and "
               f"{own_cycles(core, trace) * per_64:.2f} cycles for 64 products")
         print("kinds: " + ", ".join(f"{kind} {n * per_64:.2f}" for kind, n in trace.kinds().most_common()) + "\n")
-        times = {}
+        times = collections.Counter()
         for word, n in trace.block_counts.items():
             for address in trace.addresses(word):
-                times[address] = times.get(address, 0) + n
-        waits, shown_before = stalls(core, trace), None
+                times[address] += n
+        cycles = spent(core, trace)
         print(f"{'address':>8} {'runs/64':>8} {'cycles/64':>9}")
+        shown = None
         for address in sorted(times):
-            if times[address] * per_64 < 0.002 and waits.get(address, 0) * per_64 < 0.002:
+            if max(times[address], cycles.get(address, 0)) * per_64 < SHOWN:
                 continue
-            if shown_before is not None and address != shown_before + 4:
+            if shown is not None and address != shown + 4:
                 print("     ...")
-            shown_before = address
-            cost = waits.get(address, 0) * per_64
+            shown = address
+            cost = cycles.get(address, 0) * per_64
             print(f"{address:8x} {times[address] * per_64:8.3f} {cost:9.3f}  {trace.texts[address]}")
         print()
 
