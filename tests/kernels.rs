@@ -7,7 +7,8 @@
 use std::io::Write;
 use tern_kernels::half::f32_to_f16;
 use tern_kernels::layout::MAX_COLS;
-use tern_kernels::{KernelSet, Layout, SCALAR, five};
+use tern_kernels::planes::nibble_at;
+use tern_kernels::{KernelSet, Layout, Nibbles, SCALAR, five};
 use tern_tests::fill::{Fill, Random};
 use tern_tests::product::Product;
 use tern_tests::sets;
@@ -254,6 +255,62 @@ fn every_binary16_converts_alike() {
                 SCALAR.mix_f16(row, &[1.0], &mut expected);
                 assert_same(set, "mix_f16", u64::from(row[0]), (1, k), &found, &expected);
             }
+        }
+    }
+}
+
+/// Rows and columns of planes, tokens and the space between them: every tile and its edges, one long row.
+const PLANES: [(usize, usize, usize); 9] = [
+    (0, 128, 1),
+    (1, 128, 1),
+    (3, 256, 2),
+    (7, 384, 9),
+    (13, 2560, 8),
+    (64, 640, 17),
+    (2, 8192, 3),
+    (5, 0, 2),
+    (70, 128, 5),
+];
+
+#[test]
+fn nibbles_of_a_plane_times_int8() {
+    for (rows, cols, tokens) in PLANES {
+        for seed in 0..4 {
+            let mut random = Random::new(seed << 32 | cols as u64);
+            let mut byte = |extreme: u8| if seed == 3 { extreme } else { random.bits() as u8 };
+            let plane: Vec<u8> = (0..rows * cols / 2).map(|_| byte(0xff)).collect();
+            // Off every alignment, and further apart than they are long.
+            let stride = cols + 16 * (seed as usize % 3);
+            let x: Vec<i8> = (0..tokens * stride + 1).map(|_| byte(0x80) as i8).collect();
+            let nibbles = Nibbles { plane: &plane, rows, cols, x: &x[1..], tokens, stride };
+            let mut expected = vec![7; tokens * rows];
+            for (at, sum) in expected.iter_mut().enumerate() {
+                let (row, x) = (nibbles.row(at % rows), nibbles.token(at / rows));
+                *sum = (0..cols).map(|c| i32::from(nibble_at(row, c)) * i32::from(x[c])).sum();
+            }
+            for set in sets::usable() {
+                let mut found = vec![9; tokens * rows];
+                set.nibble_dots(nibbles, &mut found);
+                assert!(
+                    found == expected,
+                    "{} plane, seed {seed}, {rows} x {cols}, {tokens} tokens",
+                    set.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_longest_row_of_a_plane_does_not_overflow() {
+    for x in [-128i8, 127] {
+        let (plane, x) = (vec![0xff; MAX_COLS / 2], vec![x; MAX_COLS]);
+        for set in sets::usable() {
+            let mut sum = [0];
+            let nibbles =
+                Nibbles { plane: &plane, rows: 1, cols: MAX_COLS, x: &x, tokens: 1, stride: MAX_COLS };
+            set.nibble_dots(nibbles, &mut sum);
+            assert_eq!(sum[0], 15 * i32::from(x[0]) * MAX_COLS as i32, "{}", set.name);
         }
     }
 }

@@ -27,6 +27,7 @@ use tern_kernels::reference::PLAIN_OPS;
 use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
 
 use crate::floats;
+use crate::head;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX2 and F16C and that its operating system saves their registers.
@@ -58,8 +59,8 @@ static SET: KernelSet = KernelSet::new(
 /// # Safety
 /// 1. The functions of the table are called only on a machine with AVX2 and F16C.
 pub(crate) const unsafe fn float_ops() -> VectorOps {
-    // SAFETY: answers (1) as our caller did.
-    unsafe { featured::ops() }
+    // SAFETY: answers (1) of both as our caller did.
+    unsafe { VectorOps { head: head::avx2(), ..featured::ops() } }
 }
 
 floats::featured!("avx2,f16c", Avx2);

@@ -19,9 +19,10 @@ use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
 use tern_kernels::reference::PLAIN_OPS;
-use tern_kernels::{KernelSet, Layout, TernaryOps};
+use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
 
 use crate::avx2::{self, Avx2, field, load, totals};
+use crate::head;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX-VNNI besides what [`Avx2`] proves.
@@ -44,8 +45,8 @@ static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avxvnni",
     Layout::T2B128,
     TernaryOps { multiply: |tile, _, sums| tiles::multiply::<Dpbusd>(tile, sums), ..PLAIN_OPS },
-    // SAFETY: answers (1): this table is reached through `AvxVnni::set` alone, whose token implies AVX2 and F16C.
-    unsafe { avx2::float_ops() },
+    // SAFETY: answers (1) of both: this table is reached through `AvxVnni::set` alone, whose token implies AVX2 and F16C.
+    unsafe { VectorOps { head: head::avxvnni(), ..avx2::float_ops() } },
 );
 
 /// `vpdpbusd` on 256 bits.

@@ -31,6 +31,8 @@ mod avxvnni;
 #[cfg(target_arch = "x86_64")]
 mod floats;
 #[cfg(target_arch = "x86_64")]
+mod head;
+#[cfg(target_arch = "x86_64")]
 mod isa;
 #[cfg(target_arch = "x86_64")]
 mod tiles;

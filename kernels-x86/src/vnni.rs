@@ -29,10 +29,11 @@ use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
 use tern_kernels::reference::{self, PLAIN_HEADER, PLAIN_OPS};
-use tern_kernels::{KernelSet, Layout, TernaryOps};
+use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
 
 use crate::avx2::{self, Avx2};
 use crate::floats;
+use crate::head;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX-512 F, BW, VL and VNNI and that its operating system saves their registers.
@@ -60,8 +61,8 @@ static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avx512vnni",
     Layout::T2B128,
     TernaryOps { prepare, multiply: |tile, _, sums| tiles::multiply::<Dpbusd>(tile, sums), ..PLAIN_OPS },
-    // SAFETY: answers (1): this table is reached through `Avx512Vnni::set` alone, which takes the token.
-    unsafe { featured::ops() },
+    // SAFETY: answers (1) of both: this table is reached through `Avx512Vnni::set` alone, which takes the token.
+    unsafe { VectorOps { head: head::avx512vnni(), ..featured::ops() } },
 );
 
 floats::featured!("avx512f,avx512bw,avx512vl", Avx512Vnni);
