@@ -3,6 +3,8 @@
 //! Every key may be left out. A key that is not known is an error with its line, since a misspelt limit that silently
 //! does nothing is worse than a daemon that does not start.
 
+pub mod mqtt;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -13,6 +15,7 @@ use tern_runtime::kv_cache::KvType;
 
 use crate::error::{CommandError, Exit};
 use crate::model::{EngineChoice, ModelChoice};
+use mqtt::{MqttSection, Watch};
 
 /// Configuration of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -28,6 +31,10 @@ pub struct Config {
     pub tasks: TasksSection,
     /// How much clients may ask for.
     pub limits: Limits,
+    /// The broker, if there is one.
+    pub mqtt: Option<MqttSection>,
+    /// Topics of others whose messages go to a task.
+    pub watch: Vec<Watch>,
 }
 
 /// `log`: how much is said.
@@ -197,6 +204,15 @@ pub enum ConfigError {
         /// The most it may be.
         most: u64,
     },
+    /// A text that makes no sense.
+    Value {
+        /// The key with its section.
+        key: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -206,6 +222,9 @@ impl fmt::Display for ConfigError {
             ConfigError::Syntax { path, line, message } => write!(f, "{}:{line}: {message}", path.display()),
             ConfigError::Range { key, found, least, most } => {
                 write!(f, "{key} is {found}; it may be {least} to {most}")
+            }
+            ConfigError::Value { key, found, expected } => {
+                write!(f, "{key} is {found:?}; it must be {expected}")
             }
         }
     }
@@ -230,6 +249,14 @@ impl From<ConfigError> for CommandError {
 /// The line of byte `at`, counted from 1.
 pub(crate) fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Checks numbers, each with its key and its least and greatest value.
+fn in_range(ranges: &[(&'static str, u64, u64, u64)]) -> Result<(), ConfigError> {
+    match ranges.iter().find(|(_, found, least, most)| !(least..=most).contains(&found)) {
+        Some(&(key, found, least, most)) => Err(ConfigError::Range { key, found, least, most }),
+        None => Ok(()),
+    }
 }
 
 impl Config {
@@ -280,9 +307,15 @@ impl Config {
             ("limits.deadline_ms", u64::from(deadline_ms.unwrap_or(1)), 1, hour_ms),
             ("limits.stop_ms", stop_ms, 0, hour_ms),
         ];
-        match ranges.into_iter().find(|(_, found, least, most)| !(least..=most).contains(&found)) {
-            Some((key, found, least, most)) => Err(ConfigError::Range { key, found, least, most }),
-            None => Ok(()),
+        in_range(&ranges)?;
+        match &self.mqtt {
+            Some(mqtt) => mqtt.check(&self.watch),
+            None if self.watch.is_empty() => Ok(()),
+            None => Err(ConfigError::Value {
+                key: "watch",
+                found: format!("{} topics", self.watch.len()),
+                expected: "together with [mqtt], which says where the broker is",
+            }),
         }
     }
 

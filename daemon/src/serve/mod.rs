@@ -20,6 +20,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ use crate::model::{ModelChoice, OpenError, Opened, with_engine};
 use crate::tasks::prompt::PromptForm;
 use crate::tasks::{TaskFileError, TaskSet};
 use crate::transport::Transport;
+use crate::transport::mqtt::client::Rumqtt;
+use crate::transport::mqtt::{MqttError, MqttTransport};
 use crate::transport::unix::{Claim, SocketError, UnixTransport};
 use crate::wire::{self, Failure};
 use queue::Queue;
@@ -58,6 +61,8 @@ pub enum ServeError {
     Tasks(TaskFileError),
     /// The socket cannot be had.
     Socket(SocketError),
+    /// The bridge to the broker cannot start.
+    Mqtt(MqttError),
     /// The model cannot be used.
     Model(OpenError),
     /// The system refused a thread.
@@ -71,6 +76,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Tasks(error) => write!(f, "{error}"),
             ServeError::Socket(error) => write!(f, "{error}"),
+            ServeError::Mqtt(error) => write!(f, "{error}"),
             ServeError::Model(error) => write!(f, "{error}"),
             ServeError::Thread(_) => f.write_str("the system refuses a thread; raise the limit of tasks"),
             ServeError::EngineDied => {
@@ -86,6 +92,7 @@ impl Error for ServeError {
             // These print their own message above.
             ServeError::Tasks(error) => error.source(),
             ServeError::Socket(error) => error.source(),
+            ServeError::Mqtt(error) => error.source(),
             ServeError::Model(error) => error.source(),
             ServeError::Thread(error) => Some(error),
             ServeError::EngineDied => None,
@@ -99,6 +106,11 @@ impl From<ServeError> for CommandError {
             ServeError::Tasks(error) => error.into(),
             ServeError::Model(error) => error.into(),
             ServeError::Socket(_) => CommandError::from_error(Exit::CannotCreate, &error),
+            ServeError::Mqtt(MqttError::UnknownTask { .. }) => {
+                CommandError::from_error(Exit::BadInput, &error)
+            }
+            ServeError::Mqtt(MqttError::Secret(_)) => CommandError::from_error(Exit::NoInput, &error),
+            ServeError::Mqtt(_) => CommandError::from_error(Exit::CannotCreate, &error),
             ServeError::Thread(_) | ServeError::EngineDied => {
                 CommandError::from_error(Exit::Internal, &error)
             }
@@ -156,8 +168,14 @@ impl Server {
         };
         let state = Arc::new(State::new(facts));
         let limits = config.limits.clone();
-        let service =
-            Arc::new(Service { queue: Arc::clone(&queue), state: Arc::clone(&state), tasks, form, limits });
+        let service = Arc::new(Service {
+            queue: Arc::clone(&queue),
+            state: Arc::clone(&state),
+            tasks,
+            form,
+            limits,
+            clients: AtomicU64::new(0),
+        });
         let started = engine.start(state).and_then(|()| {
             UnixTransport::listen(claim, config.socket.mode, Arc::clone(&service)).map_err(ServeError::Socket)
         });
@@ -170,6 +188,10 @@ impl Server {
             transports: Vec::new(),
         };
         handle.transports.push(Box::new(started?));
+        if let Some(section) = &config.mqtt {
+            let started = MqttTransport::start(section, &config.watch, Box::new(Rumqtt), service);
+            handle.transports.push(Box::new(started.map_err(ServeError::Mqtt)?));
+        }
         log::info!("ready on {}", handle.socket.display());
         Ok(handle)
     }

@@ -1,6 +1,7 @@
 //! From a line of a client to a job in the queue, or to a refusal that says what is wrong.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -9,7 +10,7 @@ use tern_protocol::limits::{ID_BYTES, MESSAGES};
 use tern_protocol::request::{Role, Work};
 
 use super::queue::{Job, JobGoal, Notice, PushError, Queue};
-use super::requester::Requester;
+use super::requester::{ClientId, Requester};
 use super::state::{Ending, State};
 use super::worker::unknown_request;
 use crate::config::Limits;
@@ -30,6 +31,8 @@ pub struct Service {
     pub form: PromptForm,
     /// How much may be asked for.
     pub limits: Limits,
+    /// Number of the last requester.
+    pub clients: AtomicU64,
 }
 
 /// A refusal in the making.
@@ -61,6 +64,11 @@ struct Asked {
 }
 
 impl Service {
+    /// A number for a new requester.
+    pub fn new_client_id(&self) -> ClientId {
+        self.clients.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Takes one line of a client, without its line end. Every answer goes through the session.
     pub fn take_line(&self, session: &Arc<dyn Requester>, line: &[u8]) {
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -74,17 +82,18 @@ impl Service {
                 return self.refuse(&**session, id, refused);
             }
         };
-        self.take_request(session, request);
+        self.take_request(session, request, None);
     }
 
-    /// Takes a request, whose id has a legal length. Every answer goes through the session.
-    pub fn take_request(&self, session: &Arc<dyn Requester>, request: Request) {
+    /// Takes a request, whose id has a legal length and whose answer is worth nothing after `within`. Every answer goes
+    /// through the session.
+    pub fn take_request(&self, session: &Arc<dyn Requester>, request: Request, within: Option<Duration>) {
         let id = request.id.clone();
         if session.begin(&id).is_err() {
             let message = format!("the id {id:?} belongs to a live request; give each request its own");
             return self.refuse(&**session, None, bad(message));
         }
-        if let Err(refused) = self.take(session, request) {
+        if let Err(refused) = self.take(session, request, within) {
             self.refuse(&**session, Some(id), refused);
         }
     }
@@ -122,7 +131,12 @@ impl Service {
     }
 
     /// Does what a request of a usable id asks for.
-    fn take(&self, session: &Arc<dyn Requester>, mut request: Request) -> Result<(), Refused> {
+    fn take(
+        &self,
+        session: &Arc<dyn Requester>,
+        mut request: Request,
+        within: Option<Duration>,
+    ) -> Result<(), Refused> {
         let asks = request.work().map_err(bad)?;
         let takes_text = matches!(asks, Work::Task(_) | Work::Ask(_));
         if request.text.is_some() && !takes_text {
@@ -165,7 +179,7 @@ impl Service {
                 on_text(prompt, chat.sampling.clone(), chat.max_tokens)?
             }
         };
-        self.queue_up(session, request, asked)
+        self.queue_up(session, request, asked, within)
     }
 
     fn check_size(&self, found: usize, what: &str, most: usize) -> Result<(), Refused> {
@@ -197,9 +211,17 @@ impl Service {
         self.form.chat(messages).map_err(bad)
     }
 
-    fn queue_up(&self, session: &Arc<dyn Requester>, request: Request, asked: Asked) -> Result<(), Refused> {
+    fn queue_up(
+        &self,
+        session: &Arc<dyn Requester>,
+        request: Request,
+        asked: Asked,
+        within: Option<Duration>,
+    ) -> Result<(), Refused> {
         let queued_at = Instant::now();
         let given_ms = request.deadline_ms.or(asked.deadline_ms).or(self.limits.deadline_ms);
+        let given = given_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+        let given = given.into_iter().chain(within).min();
         let job = Box::new(Job {
             session: Arc::clone(session),
             id: request.id,
@@ -207,10 +229,7 @@ impl Service {
             goal: asked.goal,
             stream: request.stream,
             queued_at,
-            deadline: given_ms.map(|ms| {
-                let given = Duration::from_millis(u64::from(ms));
-                (queued_at + given, given)
-            }),
+            deadline: given.map(|given| (queued_at + given, given)),
         });
         self.queue.push(job).map_err(|(_, error)| match error {
             PushError::Stopping => refused(Reason::Stopping, super::STOPPING),

@@ -1,6 +1,7 @@
 //! How requests come in and answers go out.
 
 pub mod lines;
+pub mod mqtt;
 pub mod unix;
 
 use std::fmt::Debug;

@@ -247,7 +247,6 @@ impl TimedRead for Half {
 
 /// Accepts clients until the other end of `woken` is dropped.
 fn accept(socket: &UnixListener, woken: &UnixStream, shared: &Arc<Shared>) {
-    let mut next: ClientId = 0;
     loop {
         let mut watched = [PollFd::new(socket, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
         // Interrupted, or out of memory for a moment: either way the next round shows what there is.
@@ -265,7 +264,7 @@ fn accept(socket: &UnixListener, woken: &UnixStream, shared: &Arc<Shared>) {
                 continue;
             }
         };
-        next += 1;
+        let next = shared.service.new_client_id();
         if let Err(error) = connect(stream, next, shared) {
             log::warn!("client {next} could not be served: {error}");
         }
