@@ -36,12 +36,13 @@
 
 use crate::asm::{load, sdot};
 use crate::float::FLOAT_OPS;
+use crate::head::dotprod_head;
 use core::arch::aarch64::{
     int8x16_t, int32x4_t, vaddq_s32, vaddvq_s32, vandq_u8, vdupq_n_s32, vdupq_n_u8, vreinterpretq_s8_u8,
     vshrq_n_s32, vshrq_n_u8,
 };
 use tern_kernels::reference::{PLAIN_HEADER, PLAIN_OPS, plain_sum, prepared_bytes};
-use tern_kernels::{KernelSet, Layout, TernaryOps, Tile};
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile, VectorOps};
 
 /// Proof that this machine has FEAT_DotProd.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,8 @@ impl DotProd {
             "aarch64-t2i8-dotprod",
             Layout::T2B128,
             TernaryOps { multiply: |tile, _, sums| multiply(tile, sums), ..PLAIN_OPS },
-            FLOAT_OPS,
+            // SAFETY: answers (1): this table is reached through `DotProd::set` alone, which takes the token.
+            VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
         );
         &SET
     }

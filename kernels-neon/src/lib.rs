@@ -6,6 +6,8 @@
 //! | `tl1` | `aarch64-tl1i8-neon` | Armv8.0 | lookup tables of weight pairs, for cores without `sdot` |
 //! | `float` | both | Armv8.0 | float operations with the bits of [`tern_kernels::lanes`], binary16 rows by `fcvtl` |
 //!
+//! `head` holds the products of an int8 LM head for both.
+//!
 //! One binary serves every core: [`all`] asks the running machine, never the compiler. On other architectures, and on
 //! a bare-metal target (where nothing can be asked) for sets beyond the baseline, the iterator is shorter or empty.
 //! The crate refuses big-endian AArch64, where lane order in memory would have to be told apart from lane order in
@@ -32,6 +34,8 @@ mod asm;
 mod dotprod;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod float;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod head;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod tl1;
 
