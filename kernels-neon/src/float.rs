@@ -14,6 +14,7 @@
 //! rows at a time hide the latency of the four chains of additions and load `x` once.
 
 use crate::asm::{fcvtl, fcvtl2};
+use crate::attention::ATTENTION;
 use crate::head::NEON_HEAD;
 use core::arch::aarch64::{
     float32x4_t, uint16x8_t, vabsq_f32, vaddq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vld1q_f32, vld1q_u16,
@@ -27,7 +28,7 @@ use tern_kernels::reference::LANE_OPS;
 
 /// The float operations as a table for the sets to start from; its ternary part is the scalar one.
 pub(crate) const FLOAT_OPS: VectorOps =
-    VectorOps { absmax, sum_squares, matvec_f32, matvec_f16, mix_f16, exp_sum, head: NEON_HEAD, ..LANE_OPS };
+    VectorOps { absmax, sum_squares, matvec_f32, matvec_f16, mix_f16, exp_sum, head: NEON_HEAD, attention: ATTENTION, ..LANE_OPS };
 
 /// Four registers that hold the sixteen lanes.
 type Lanes = [float32x4_t; 4];

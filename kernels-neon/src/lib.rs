@@ -31,6 +31,8 @@ extern crate std;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod asm;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod attention;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod dotprod;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod float;

@@ -17,7 +17,7 @@ use tern_kernels::quant::quantize_value;
 use crate::isa::Isa;
 use crate::tiles::{self, prefetch};
 
-/// A number as rows store it: binary32, or binary16 as its bits.
+/// A number as rows store it: binary32, binary16 as its bits, or an integer.
 pub(crate) trait Element: Copy {
     /// Sixteen of them as binary32 lanes.
     fn load<I: Isa>(isa: I, x: &[Self; LANES]) -> I::Vector;
@@ -46,6 +46,18 @@ impl Element for u16 {
     #[inline(always)]
     fn value(self) -> f32 {
         f16_to_f32(self)
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, x: &[i8; LANES]) -> I::Vector {
+        isa.load_byte(x)
+    }
+
+    #[inline(always)]
+    fn value(self) -> f32 {
+        f32::from(self)
     }
 }
 
@@ -233,6 +245,34 @@ pub(crate) fn exp_sum<I: Isa>(isa: I, x: &mut [f32]) -> f32 {
     lanes::fold(lanes)
 }
 
+/// Makes a module `$module` with the table `$Table`, whose functions are each `$body` compiled for `$features` and called
+/// through a safe thunk.
+macro_rules! table {
+    ($features:literal, $module:ident, $Table:ty, {
+        $($name:ident($($arg:ident: $ty:ty),*) = $body:expr;)*
+    }) => {
+        mod $module {
+            /// The table.
+            ///
+            /// # Safety
+            /// 1. The functions of the table are called only on a machine with the features.
+            pub(super) const unsafe fn ops() -> $Table {
+                type Table = $Table;
+                Table {
+                    // SAFETY: (1), for each of them: who called this function answers for the features.
+                    $($name: |$($arg),*| unsafe { $name($($arg),*) },)*
+                }
+            }
+
+            $(#[target_feature(enable = $features)]
+            fn $name($($arg: $ty),*) {
+                $body;
+            })*
+        }
+    };
+}
+pub(crate) use table;
+
 /// Makes a module `featured` of the functions above, compiled for `$features` and called through safe thunks, as
 /// the table `ops()`. `$token` is the tuple struct whose value proves `$features`; the invoking module owns it.
 macro_rules! featured {
@@ -240,6 +280,46 @@ macro_rules! featured {
         mod featured {
             use super::$token;
             use $crate::floats;
+
+            $crate::floats::table! {
+                $features, attention, tern_kernels::AttentionOps, {
+                    scores_f32(keys: &[f32], queries: &[f32], scores: &mut [f32]) =
+                        $crate::attention::scores(super::$token(()), keys, queries, scores);
+                    scores_f16(keys: &[u16], queries: &[f32], scores: &mut [f32]) =
+                        $crate::attention::scores(super::$token(()), keys, queries, scores);
+                    scores_i8(keys: &[i8], queries: &[f32], scores: &mut [f32]) =
+                        $crate::attention::scores(super::$token(()), keys, queries, scores);
+                    mix_f32(values: &[f32], weights: &[f32], carry: &[f32], y: &mut [f32]) =
+                        $crate::attention::mix(super::$token(()), values, weights, carry, y);
+                    mix_f16(values: &[u16], weights: &[f32], carry: &[f32], y: &mut [f32]) =
+                        $crate::attention::mix(super::$token(()), values, weights, carry, y);
+                    mix_i8(values: &[i8], weights: &[f32], carry: &[f32], y: &mut [f32]) =
+                        $crate::attention::mix(super::$token(()), values, weights, carry, y);
+                    soften(scores: &mut [f32], max: &mut [f32], sum: &mut [f32], carry: &mut [f32]) =
+                        tern_kernels::attention::soften(scores, max, sum, carry);
+                }
+            }
+
+            // Free of branches: the compiler makes vectors of the definitions.
+            $crate::floats::table! {
+                $features, elements, tern_kernels::ElementOps, {
+                    scale_sums(sums: &[i32], factor: f32, y: &mut [f32]) =
+                        tern_kernels::elementwise::scale_sums(sums, factor, y);
+                    add_sums(sums: &[i32], factor: f32, y: &mut [f32]) =
+                        tern_kernels::elementwise::add_sums(sums, factor, y);
+                    gate_relu2(gates: &[i32], ups: &[i32], factors: [f32; 2], y: &mut [f32]) =
+                        tern_kernels::elementwise::gate_relu2(gates, ups, factors, y);
+                    gate_silu(gates: &[i32], ups: &[i32], factors: [f32; 2], y: &mut [f32]) =
+                        tern_kernels::elementwise::gate_silu(gates, ups, factors, y);
+                    norm(x: &[f32], inverse: f32, weight: &[f32], y: &mut [f32]) =
+                        tern_kernels::elementwise::norm(x, inverse, weight, y);
+                    rotate(x: &[f32], angles: &[f32], scale: f32, y: &mut [f32]) =
+                        tern_kernels::elementwise::rotate(x, angles, scale, y);
+                    narrow(x: &[f32], y: &mut [u16]) = tern_kernels::elementwise::narrow(x, y);
+                    blend(y: &mut [f32], a: f32, z: &[f32], b: f32) =
+                        tern_kernels::elementwise::blend(y, a, z, b);
+                }
+            }
 
             /// The vector functions.
             ///
@@ -264,6 +344,10 @@ macro_rules! featured {
                     // SAFETY: as above.
                     exp_sum: |x| unsafe { exp_sum(x) },
                     head: tern_kernels::set::PLAIN_HEAD,
+                    // SAFETY: as above.
+                    attention: unsafe { attention::ops() },
+                    // SAFETY: as above.
+                    elements: unsafe { elements::ops() },
                 }
             }
 

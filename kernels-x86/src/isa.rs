@@ -16,6 +16,8 @@ use crate::vnni::Avx512Vnni;
 pub(crate) trait Isa: Copy {
     /// Sixteen lanes.
     type Vector: Copy;
+    /// Whether there are 32 registers, each a whole `Vector`, rather than 16 that each hold half of one.
+    const MANY_REGISTERS: bool;
 
     /// `value` in every lane.
     fn splat(self, value: f32) -> Self::Vector;
@@ -23,6 +25,8 @@ pub(crate) trait Isa: Copy {
     fn load(self, x: &[f32; LANES]) -> Self::Vector;
     /// Lane `i` is the value of the binary16 `x[i]`.
     fn load_half(self, x: &[u16; LANES]) -> Self::Vector;
+    /// Lane `i` is `x[i]`.
+    fn load_byte(self, x: &[i8; LANES]) -> Self::Vector;
     /// Writes lane `i` to `x[i]`.
     fn store(self, v: Self::Vector, x: &mut [f32; LANES]);
     /// `a + b`.
@@ -43,6 +47,7 @@ pub(crate) trait Isa: Copy {
 
 impl Isa for Avx2 {
     type Vector = (__m256, __m256);
+    const MANY_REGISTERS: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::Vector {
@@ -63,6 +68,16 @@ impl Isa for Avx2 {
             let low = _mm_loadu_si128(x.as_ptr().cast());
             let high = _mm_loadu_si128(x.as_ptr().add(8).cast());
             (_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    fn load_byte(self, x: &[i8; LANES]) -> Self::Vector {
+        // SAFETY: reads x[0..16]; see above.
+        unsafe {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            let (low, high) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
         }
     }
 
@@ -124,6 +139,7 @@ impl Isa for Avx2 {
 
 impl Isa for Avx512Vnni {
     type Vector = __m512;
+    const MANY_REGISTERS: bool = true;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::Vector {
@@ -141,6 +157,12 @@ impl Isa for Avx512Vnni {
     fn load_half(self, x: &[u16; LANES]) -> Self::Vector {
         // SAFETY: reads x[0..16]; see above.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_byte(self, x: &[i8; LANES]) -> Self::Vector {
+        // SAFETY: reads x[0..16]; see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
     }
 
     #[inline(always)]

@@ -25,6 +25,8 @@
 use tern_kernels::KernelSet;
 
 #[cfg(target_arch = "x86_64")]
+mod attention;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;

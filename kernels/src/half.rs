@@ -16,18 +16,17 @@ pub fn f16_to_f32(bits: u16) -> f32 {
 /// because a cached key of infinity would turn a whole answer into NaN.
 #[inline(always)]
 pub fn f32_to_f16(value: f32) -> u16 {
-    let sign = (value.to_bits() >> 16) as u16 & 0x8000;
+    let sign = value.to_bits() >> 16 & 0x8000;
     let magnitude = value.to_bits() & 0x7fff_ffff;
-    if magnitude >= 0x7f80_0000 {
-        return sign | if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
-    }
-    let clamped = f32::from_bits(magnitude).min(65504.0);
-    if clamped < f32::from_bits(0x3880_0000) {
-        // Below 2^-14: adding 0.5 leaves the subnormal's ten bits rounded to even at the end of the significand.
-        return sign | ((clamped + 0.5).to_bits() - 0.5f32.to_bits()) as u16;
-    }
-    let bits = clamped.to_bits();
-    sign | ((bits - 0x3800_0000 + 0xfff + (bits >> 13 & 1)) >> 13) as u16
+    // As a comparison of bits, so that NaN is clamped with the rest and put right at the end.
+    let clamped = if magnitude < 0x477f_e000 { magnitude } else { 0x477f_e000 };
+    // Below 2^-14: adding 0.5 leaves the subnormal's ten bits rounded to even at the end of the significand.
+    let small = (f32::from_bits(clamped) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let normal = clamped.wrapping_sub(0x3800_0000).wrapping_add(0xfff + (clamped >> 13 & 1)) >> 13;
+    let finite = if clamped < 0x3880_0000 { small } else { normal };
+    let endless = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+    let bits = if magnitude < 0x7f80_0000 { finite } else { endless };
+    (sign | bits) as u16
 }
 
 /// The value of bfloat16 `bits`, exact.

@@ -16,6 +16,8 @@
 //! | [`half`] | binary16 and bfloat16 to binary32 and back |
 //! | [`quant`] | absmax quantisation of one token's activations |
 //! | [`lanes`] | float operations in the sixteen-lane order that makes them equal on every machine |
+//! | [`attention`] | attention over one page of a key/value cache |
+//! | [`elementwise`] | what becomes of sums, norms, rotary embedding |
 //! | [`exp`](mod@exp) | a vectorisable exponential |
 //! | [`reference`](mod@reference) | the scalar oracle and a scalar set for every layout |
 //! | [`set`] | [`KernelSet`]: the function tables and their checked wrappers |
@@ -42,6 +44,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod attention;
+pub mod elementwise;
 pub mod exp;
 pub mod five;
 pub mod half;
@@ -57,4 +61,6 @@ pub mod trit;
 
 pub use layout::Layout;
 pub use reference::SCALAR;
-pub use set::{Grain, HeadOps, KernelSet, Nibbles, TernaryOps, Tile, VectorOps};
+pub use set::{
+    AttentionOps, Cached, ElementOps, Gate, Grain, HeadOps, KernelSet, Nibbles, TernaryOps, Tile, VectorOps,
+};

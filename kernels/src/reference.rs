@@ -4,7 +4,9 @@
 //! the ternary product walks blocks, and the float operations are those of [`crate::lanes`].
 
 use crate::layout::Layout;
-use crate::set::{Grain, KernelSet, PLAIN_HEAD, TernaryOps, Tile, VectorOps};
+use crate::set::{
+    Grain, KernelSet, PLAIN_ATTENTION, PLAIN_ELEMENTS, PLAIN_HEAD, TernaryOps, Tile, VectorOps,
+};
 use crate::{lanes, pack};
 
 /// The scalar set for the layout of I2_S files, present on every machine.
@@ -78,6 +80,8 @@ pub const LANE_OPS: VectorOps = VectorOps {
     mix_f16: |rows, p, y| lanes::mix_f16(rows, p, y),
     exp_sum: |x| lanes::exp_sum(x),
     head: PLAIN_HEAD,
+    attention: PLAIN_ATTENTION,
+    elements: PLAIN_ELEMENTS,
 };
 
 /// The grain of a kernel that reads rows in order and holds nothing between calls: about 64 rows, every token.

@@ -4,11 +4,15 @@
 //! the caller, never in a model file. [`ternary`] is the product that a set exists for, one table for each layout and
 //! tier; [`vector`] is everything else on the path of a token, one table for each tier.
 
+pub mod attention;
+pub mod elementwise;
 pub mod head;
 pub mod ternary;
 pub mod vector;
 
 use crate::layout::Layout;
+pub use attention::{AttentionOps, Cached, PLAIN_ATTENTION};
+pub use elementwise::{ElementOps, Gate, PLAIN_ELEMENTS};
 pub use head::{HeadOps, Nibbles, PLAIN_HEAD};
 pub use ternary::{Grain, TernaryOps, Tile};
 pub use vector::VectorOps;

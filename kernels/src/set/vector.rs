@@ -1,6 +1,6 @@
 //! The vector functions of a kernel set: everything on the path of a token that is not a ternary product.
 
-use super::{HeadOps, KernelSet};
+use super::{AttentionOps, ElementOps, HeadOps, KernelSet};
 
 /// Float functions. Each must return what its namesake in [`crate::lanes`] returns, bit for bit.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,10 @@ pub struct VectorOps {
     pub exp_sum: fn(x: &mut [f32]) -> f32,
     /// Products with the planes of an int8 head.
     pub head: HeadOps,
+    /// Attention over a page of the cache.
+    pub attention: AttentionOps,
+    /// What treats each element by itself.
+    pub elements: ElementOps,
 }
 
 impl KernelSet {
