@@ -25,8 +25,8 @@ from emulation import VECTOR_KINDS, YardError, find_program
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """A core: its first-level data cache as (sets of 64-byte lines, ways), the CPU of llvm-mca that is modelled like it
-    (checked in LLVM 19: `cortex-a72` and `cortex-a76` there are the A57's model), and our own model, if there is one."""
+    """A core: its first-level data cache as (sets of 64-byte lines, ways), the CPU of llvm-mca that is modelled like
+    it (in LLVM 19 `cortex-a72` and `cortex-a76` are the A57's model), and our own model, if there is one."""
 
     name: str
     l1: tuple
@@ -46,8 +46,8 @@ IN_ORDER_KINDS = {"insx": "ins", "int": "int", "br": "br", "ldx": "ldx", "prfm":
 class InOrder:
     """Two instructions a cycle at most, in order, where the second may follow the first.
 
-    `latency` by kind; `pairs` by the issue kind of the second instruction: those of a first one that it may join. Issue kinds:
-    q and d are vector operations on 128 and 64 bits, ldd a 64-bit vector load, ins a move from a core register,
+    `latency` by kind; `pairs` by the issue kind of the second instruction: those of a first one that it may join. Issue
+    kinds: q and d are vector operations on 128 and 64 bits, ldd a 64-bit vector load, ins a move from a core register,
     single goes alone. A 128-bit load takes two cycles for each register, alone [qsdr]. Accumulators are forwarded, so
     a multiply-accumulate chain runs at one a cycle [qsdr, m55].
     """
@@ -163,8 +163,8 @@ V = ("V0", "V1")
 
 @dataclasses.dataclass(frozen=True)
 class OutOfOrder:
-    """Micro-operations go in order into a window of `window`, `width` a cycle, and each takes the first free cycle of the
-    ports that can do it, once its operands are there. `ops(insn)` is ([(ports, cycles)], latency, forwarding), where
+    """Micro-operations go in order into a window of `window`, `width` a cycle, and each takes the first free cycle of
+    the ports that can do it, once its operands are there. `ops(insn)` is ([(ports, cycles)], latency, forwarding), where
     forwarding is the latency of an accumulator from the same kind of operation, 0 where it is the common one."""
 
     width: int

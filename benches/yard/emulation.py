@@ -210,8 +210,8 @@ class Trace:
         return mix
 
     def windows(self, count, length):
-        """`count` pieces of about `length` addresses each, one from each equal part of the trace and at no fixed place in
-        it (else a loop could be met at the same point each time); the whole trace if that is not longer."""
+        """`count` pieces of about `length` addresses each, one from each equal part of the trace and at no fixed place
+        in it (else a loop could be met at the same point each time); the whole trace if that is not longer."""
         if self.insns <= 2 * count * length:
             return [[address for word in self.blocks for address in self.addresses(word)]]
         part = self.insns / count
@@ -269,7 +269,8 @@ class Tracer:
 
     def check(self, cpu, kernels, rows, cols, tokens, data):
         """Holds every sum of one product against its definition, without tracing."""
-        self.output([self.qemu, "-cpu", cpu, self.program, "run", kernels, *map(str, (rows, cols, tokens)), data, "multiply"])
+        shape = map(str, (rows, cols, tokens))
+        self.output([self.qemu, "-cpu", cpu, self.program, "run", kernels, *shape, data, "multiply"])
 
     def trace(self, kernels, rows, cols, tokens, phase="multiply", caches=(), texts=True):
         """The trace of one product; `texts=False` counts alone and needs no LLVM."""
