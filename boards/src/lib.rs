@@ -41,4 +41,4 @@ pub use knobs::Knobs;
 pub use machine::Machine;
 pub use profile::{Board, Profile};
 pub use root::Root;
-pub use select::{SelectError, kernel_sets, recommended_threads, select};
+pub use select::{SelectError, Wish, is_scalar, kernel_sets, recommended_threads, select};

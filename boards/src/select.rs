@@ -6,7 +6,8 @@
 use core::fmt;
 use core::num::NonZeroUsize;
 
-use tern_kernels::KernelSet;
+use tern_kernels::reference::SCALARS;
+use tern_kernels::{KernelSet, Layout};
 
 use crate::cpu::Cpu;
 use crate::knobs::{KERNELS, Knobs};
@@ -14,24 +15,30 @@ use crate::profile::Profile;
 
 /// Every kernel set this machine can run, best first; the portable scalar sets, one for each layout, come last.
 pub fn kernel_sets() -> impl Iterator<Item = &'static KernelSet> {
-    tern_kernels_neon::all().chain(tern_kernels_x86::all()).chain(tern_kernels::reference::SCALARS)
+    tern_kernels_neon::all().chain(tern_kernels_x86::all()).chain(SCALARS)
 }
 
-/// The kernel set to use: the one the knob names, else the best.
+/// What a kernel set is chosen for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'a> {
+    /// Names of sets that suit the board, best first; those it cannot run are passed over, since one profile serves boards
+    /// of several revisions.
+    pub preferred: &'a [String],
+    /// The layout that the weights lie in and are to stay in. A set for another layout is chosen only where none but the
+    /// scalar one reads this one.
+    pub layout: Option<Layout>,
+}
+
+/// The kernel set to use: the one the knob names, else the one that suits `wish`, else the best.
 ///
 /// # Errors
 /// [`SelectError`] when the knob names a set that this machine cannot run.
-pub fn select(knobs: &Knobs) -> Result<&'static KernelSet, SelectError> {
-    select_preferring(knobs, &[])
-}
-
-/// As [`select`], with a board's preference between the knob and the usual order: the first of `preferred` that this
-/// machine can run wins. Names it cannot run are passed over, since one profile serves boards of several revisions.
-///
-/// # Errors
-/// As [`select`].
-pub fn select_preferring(knobs: &Knobs, preferred: &[String]) -> Result<&'static KernelSet, SelectError> {
+pub fn select(knobs: &Knobs, wish: Wish<'_>) -> Result<&'static KernelSet, SelectError> {
     let by_name = |name: &str| kernel_sets().find(|set| set.name == name);
+    let all_scalar = kernel_sets().all(is_scalar);
+    let stays = |set: &&'static KernelSet| {
+        wish.layout.is_none_or(|layout| set.layout == layout && (all_scalar || !is_scalar(set)))
+    };
     let (set, why) = match &knobs.kernels {
         Some(name) => {
             let set = by_name(name).ok_or_else(|| SelectError {
@@ -40,16 +47,30 @@ pub fn select_preferring(knobs: &Knobs, preferred: &[String]) -> Result<&'static
             })?;
             (set, KERNELS.name)
         }
-        None => match preferred.iter().find_map(|name| by_name(name)) {
-            Some(set) => (set, "the board's profile"),
-            None => {
-                let best = kernel_sets().next().expect("the scalar set is always there");
-                (best, "the fastest here")
+        None => {
+            let preferred = |stays: &dyn Fn(&&'static KernelSet) -> bool| {
+                wish.preferred.iter().filter_map(|name| by_name(name)).find(|set| stays(set))
+            };
+            let any = |_: &&'static KernelSet| true;
+            if let Some(set) = preferred(&stays) {
+                (set, "the board's profile")
+            } else if let Some(set) = kernel_sets().find(stays) {
+                (set, "the fastest here")
+            } else if let Some(set) = preferred(&any) {
+                (set, "the board's profile, in another layout")
+            } else {
+                let best = kernel_sets().next().expect("the scalar sets are always there");
+                (best, "the fastest here, in another layout")
             }
-        },
+        }
     };
     log::debug!("kernel set {} ({why})", set.name);
     Ok(set)
+}
+
+/// Whether `set` is one of those that run everywhere and fast nowhere.
+pub fn is_scalar(set: &KernelSet) -> bool {
+    SCALARS.iter().any(|scalar| scalar.name == set.name)
 }
 
 /// How many worker threads to use: the knob's number, else the board's recommendation, else one for each physical
@@ -98,7 +119,7 @@ mod tests {
     #[test]
     fn sets_have_distinct_names_and_scalar_comes_last() {
         let names: Vec<&str> = kernel_sets().map(|set| set.name).collect();
-        let scalars = tern_kernels::reference::SCALARS.map(|set| set.name);
+        let scalars = SCALARS.map(|set| set.name);
         assert!(names.ends_with(&scalars), "{names:?}");
         for (index, name) in names.iter().enumerate() {
             assert!(!names[..index].contains(name), "{name} is offered twice");
@@ -108,16 +129,19 @@ mod tests {
     #[test]
     fn every_usable_set_can_be_forced_and_the_default_is_the_first() {
         for set in kernel_sets() {
-            assert_eq!(select(&forcing(set.name)).unwrap().name, set.name);
+            assert_eq!(select(&forcing(set.name), Wish::default()).unwrap().name, set.name);
         }
-        assert_eq!(select(&Knobs::default()).unwrap().name, kernel_sets().next().unwrap().name);
+        assert_eq!(
+            select(&Knobs::default(), Wish::default()).unwrap().name,
+            kernel_sets().next().unwrap().name
+        );
     }
 
     #[test]
     fn a_set_of_another_machine_is_refused_with_the_names_that_would_do() {
         let foreign = if cfg!(target_arch = "aarch64") { "x86_64-t2i8-avx2" } else { "aarch64-t2i8-dotprod" };
         for name in [foreign, "warp", ""] {
-            let error = select(&forcing(name)).unwrap_err();
+            let error = select(&forcing(name), Wish::default()).unwrap_err();
             assert!(error.to_string().contains(tern_kernels::SCALAR.name), "{error}");
             assert!(error.usable.len() == kernel_sets().count());
         }
@@ -127,9 +151,20 @@ mod tests {
     fn a_preference_wins_where_it_can_run_and_the_knob_wins_over_it() {
         let scalar = tern_kernels::SCALAR.name.to_owned();
         let preferred = ["warp".to_owned(), scalar.clone()];
-        assert_eq!(select_preferring(&Knobs::default(), &preferred).unwrap().name, scalar);
+        let wish = Wish { preferred: &preferred, layout: None };
+        assert_eq!(select(&Knobs::default(), wish).unwrap().name, scalar);
         let best = kernel_sets().next().unwrap().name;
-        assert_eq!(select_preferring(&forcing(best), &preferred).unwrap().name, best);
+        assert_eq!(select(&forcing(best), wish).unwrap().name, best);
+    }
+
+    #[test]
+    fn weights_stay_where_a_fast_set_reads_them() {
+        for set in kernel_sets() {
+            let wish = Wish { preferred: &[], layout: Some(set.layout) };
+            let chosen = select(&Knobs::default(), wish).unwrap();
+            let has_fast = kernel_sets().any(|other| other.layout == set.layout && !is_scalar(other));
+            assert_eq!(chosen.layout == set.layout && !is_scalar(chosen), has_fast, "{}", set.name);
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, classify, demo, doctor, eval, inspect, logits, run, serve, summarize, synth};
+use crate::commands::{
+    bench, classify, demo, doctor, eval, inspect, logits, pack, run, serve, summarize, synth,
+};
 use crate::error::CommandError;
 
 /// Runs ternary language models on small machines: typed decisions, summaries and text, with the joules they cost.
@@ -33,6 +35,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Eval(eval::EvalArgs),
     Inspect(inspect::InspectArgs),
+    Pack(pack::PackArgs),
     Bench(bench::BenchArgs),
     Synth(synth::SynthArgs),
     Logits(logits::LogitsArgs),
@@ -53,6 +56,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Pack(args) => pack::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Logits(args) => logits::run(args),

@@ -86,6 +86,8 @@ pub struct ModelSection {
     pub batch_rows: Option<usize>,
     /// How keys and values are stored.
     pub kv: Option<KvName>,
+    /// Whether a model that is not packed is packed once into the state directory; yes unless it says no.
+    pub pack: Option<bool>,
 }
 
 /// `kv`.
@@ -336,6 +338,7 @@ impl Config {
                 cache_tokens: engine.cache_tokens.or(section.cache_tokens),
                 slots: engine.slots.or(section.slots),
                 batch_rows: engine.batch_rows.or(section.batch_rows),
+                no_pack: engine.no_pack || section.pack == Some(false),
                 kv: engine.kv.or(kv),
             },
         }

@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{CommandError, Exit};
+use crate::figures;
 
 /// A file under construction; removed again unless [`Replacement::keep`] is called.
 #[derive(Debug)]
@@ -89,6 +90,28 @@ pub fn cannot_write(target: &Path, error: &io::Error) -> CommandError {
         _ => "",
     };
     CommandError::new(Exit::CannotCreate, format!("cannot write '{}': {error}{hint}", target.display()))
+}
+
+/// Refuses to begin a file for which the disk has no room; the disk may still fill up meanwhile.
+///
+/// # Errors
+/// If there is no room, with both sizes.
+pub fn check_room(output: &Path, bytes: u64) -> Result<(), CommandError> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A folder that cannot be asked will say more when it is written to.
+    let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= bytes {
+        return Ok(());
+    }
+    let message = format!(
+        "'{}' takes {}, {} are free in {}; free some space or name a file on another disk",
+        output.display(),
+        figures::bytes(bytes),
+        figures::bytes(free),
+        folder.display()
+    );
+    Err(CommandError::new(Exit::CannotCreate, message))
 }
 
 #[cfg(test)]

@@ -60,6 +60,11 @@ static SCALAR_T5C: KernelSet = KernelSet::new(
 pub static SCALARS: [&KernelSet; Layout::ALL.len()] =
     [&SCALAR, &SCALAR_TL1, &SCALAR_T2R4, &SCALAR_T5R, &SCALAR_T5C];
 
+/// The scalar set for `layout`.
+pub fn scalar(layout: Layout) -> &'static KernelSet {
+    SCALARS.into_iter().find(|set| set.layout == layout).expect("there is one for every layout")
+}
+
 /// The ternary functions of [`SCALAR`], for sets that keep the plain form of a token to start from.
 pub const PLAIN_OPS: TernaryOps = TernaryOps {
     prepared_bytes,

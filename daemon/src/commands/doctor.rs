@@ -81,7 +81,7 @@ fn examine(choice: &ModelChoice) -> Findings {
     let machine = Machine::detect(&Root::new("/"));
     let mut wrong = machine.problems.clone();
     let mut note = |error: CommandError| wrong.push(error.to_string());
-    let chosen = match choice.engine.host() {
+    let chosen = match choice.engine.host(None) {
         Ok(host) => Some(Chosen { kernels: host.set.name, threads: host.threads }),
         Err(error) => {
             note(error.into());

@@ -60,6 +60,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), CommandError> {
             cache_tokens: None,
             slots: Some(1),
             batch_rows: args.chunk,
+            no_pack: false,
             kv: Some(args.kv),
         },
     };

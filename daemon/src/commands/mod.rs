@@ -8,6 +8,7 @@ pub mod eval;
 pub mod input;
 pub mod inspect;
 pub mod logits;
+pub mod pack;
 pub mod run;
 pub mod serve;
 pub mod stream;

@@ -1,15 +1,15 @@
 //! `tern synth`: a model of a given shape with random weights.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 
-use crate::error::{CommandError, Exit};
+use crate::error::CommandError;
 use crate::figures;
 use crate::output::{print, print_json};
 use crate::progress::Progress;
-use crate::replace::{Replacement, cannot_write};
+use crate::replace::{Replacement, cannot_write, check_room};
 use crate::synth::{Shape, header, write_model};
 
 /// Writes a model of a known shape with random weights, for benchmarks
@@ -61,23 +61,4 @@ pub fn run(args: &SynthArgs) -> Result<(), CommandError> {
         shape.about.split(':').next().unwrap_or(shape.name),
         figures::bytes(bytes)
     ))
-}
-
-/// Refuses to begin a file for which the disk has no room; the disk may still fill up meanwhile.
-fn check_room(output: &Path, bytes: u64) -> Result<(), CommandError> {
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A folder that cannot be asked will say more when it is written to.
-    let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free >= bytes {
-        return Ok(());
-    }
-    let message = format!(
-        "'{}' takes {}, {} are free in {}; free some space or name a file on another disk",
-        output.display(),
-        figures::bytes(bytes),
-        figures::bytes(free),
-        folder.display()
-    );
-    Err(CommandError::new(Exit::CannotCreate, message))
 }

@@ -8,14 +8,16 @@ mod memory;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tern_kernels::SCALAR;
+use tern_kernels::Layout;
+use tern_kernels::reference::scalar;
 use tern_runtime::arena::Arena;
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, TensorInfo};
-use tern_runtime::model::{Config, Model};
+use tern_runtime::model::{Config, Model, file_layout};
 use tern_runtime::tokenizer::Tokenizer;
 
 use crate::model::{EngineChoice, OpenError};
+use crate::packing::packed;
 
 pub use boards::{BoardFit, RESERVED_BYTES, boards};
 pub use memory::{MemoryNeed, SectionNeed};
@@ -149,7 +151,9 @@ impl Description {
         choice: &EngineChoice,
         all_tensors: bool,
     ) -> Result<Description, OpenError> {
-        let host = choice.host()?;
+        let layout = file_layout(gguf);
+        let is_packed = matches!(packed(gguf), Ok(Some(_)));
+        let host = choice.host(layout.filter(|_| is_packed || choice.no_pack))?;
         let mut description = Description {
             path: path.to_owned(),
             file_bytes: gguf.file_bytes(),
@@ -226,9 +230,10 @@ impl Description {
         Ok(())
     }
 
-    /// Loads the weights where they lie: the scalar set reads the file's own layout, so no arena is needed.
+    /// Loads the weights where they lie: a scalar set reads the file's own layout, so no arena is needed.
     fn read_weights(&mut self, gguf: &Gguf<'_>, config: Config) {
-        match Model::load(gguf, config, &SCALAR, &mut Arena::new(&mut [])) {
+        let set = scalar(file_layout(gguf).unwrap_or(Layout::T2B128));
+        match Model::load(gguf, config, set, &mut Arena::new(&mut [])) {
             Ok(model) => self.bytes_per_token = Some(model.bytes_per_token() as u64),
             // The types this build does not read are all listed anyway.
             Err(LoadError::NotTernary { found, .. } | LoadError::TensorType { found, .. })

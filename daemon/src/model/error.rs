@@ -11,6 +11,7 @@ use tern_runtime::error::LoadError;
 use tern_runtime::map;
 
 use crate::error::{CommandError, Exit};
+use crate::packing::PackError;
 
 /// Why a model could not be opened for use.
 #[derive(Debug)]
@@ -29,6 +30,13 @@ pub enum OpenError {
         path: PathBuf,
         /// What is wrong.
         error: LoadError,
+    },
+    /// It is a packed file that this build cannot use.
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: Box<PackError>,
     },
     /// A kernel set was asked for that cannot run here.
     Kernels {
@@ -81,7 +89,7 @@ impl OpenError {
         match self {
             OpenError::NoDefault { .. } | OpenError::File(_) | OpenError::Memory { .. } => Exit::NoInput,
             OpenError::Model { error: LoadError::Options(_), .. } => Exit::BadInput,
-            OpenError::Model { .. } => Exit::NoInput,
+            OpenError::Model { .. } | OpenError::Packed { .. } => Exit::NoInput,
             OpenError::Kernels { .. }
             | OpenError::Select(_)
             | OpenError::Knob(_)
@@ -109,6 +117,7 @@ impl fmt::Display for OpenError {
             }
             OpenError::File(error) => write!(f, "{error}"),
             OpenError::Model { path, error } => write!(f, "cannot use '{}': {error}", path.display()),
+            OpenError::Packed { path, error } => write!(f, "cannot use '{}': {error}", path.display()),
             OpenError::Kernels { asked, usable } => write!(
                 f,
                 "kernel set {asked:?} cannot run on this machine; give one of {}, or none for the fastest",

@@ -13,24 +13,24 @@
 
 mod error;
 mod find;
+mod form;
+mod host;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tern_boards::memory::Memory;
-use tern_boards::{Board, Cpu, Knobs, Root, kernel_sets, recommended_threads, select};
-use tern_kernels::KernelSet;
 use tern_runtime::engine::Engine;
 use tern_runtime::gguf::Gguf;
 use tern_runtime::kv_cache::KvType;
-use tern_runtime::map::MappedFile;
 use tern_runtime::model::Config;
 use tern_runtime::plan::{MemoryPlan, Options};
 use tern_runtime::pool::Pool;
 
 pub use error::OpenError;
 pub use find::{MODEL_VARIABLE, default_model};
+pub use form::Form;
+pub use host::Host;
 
 /// More worker threads than this help no machine Tern is made for.
 const MAX_THREADS: usize = 256;
@@ -67,6 +67,9 @@ pub struct EngineChoice {
     /// Tokens that go through the model together; without it 64
     #[arg(long = "batch", value_name = "TOKENS")]
     pub batch_rows: Option<usize>,
+    /// Use a model that is not packed as it is, instead of packing it once into the state directory
+    #[arg(long)]
+    pub no_pack: bool,
     /// How keys and values are stored: f16 or f32; without it f16
     #[arg(long, value_name = "TYPE", value_parser = parse_kv)]
     pub kv: Option<KvType>,
@@ -101,46 +104,7 @@ pub fn kv_name(kv: KvType) -> &'static str {
     }
 }
 
-/// What a model is run with on this machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Host {
-    /// The kernels.
-    pub set: &'static KernelSet,
-    /// Worker threads, the calling one included.
-    pub threads: usize,
-    /// Memory that this process could have, where the system says: what is free, or less where its control group is
-    /// limited.
-    pub available_bytes: Option<u64>,
-}
-
 impl EngineChoice {
-    /// Looks at the machine and applies this choice, then the tuning variables, then the board's preference.
-    ///
-    /// # Errors
-    /// If a tuning variable cannot be read or names kernels that cannot run here.
-    pub fn host(&self) -> Result<Host, OpenError> {
-        let root = Root::new("/");
-        let knobs = Knobs::from_env().map_err(OpenError::Knob)?;
-        let cpu = Cpu::detect(&root);
-        // A profile that cannot be used is for `tern doctor` to report; it must not keep a model from opening.
-        let (board, _) = Board::detect(&root, cpu.arch);
-        let set = match &self.kernels {
-            Some(asked) => kernel_sets().find(|set| set.name == *asked).ok_or_else(|| {
-                let usable = kernel_sets().map(|set| set.name).collect();
-                OpenError::Kernels { asked: asked.clone(), usable }
-            })?,
-            None => select::select_preferring(&knobs, &board.profile.recommended.kernels)
-                .map_err(OpenError::Select)?,
-        };
-        let threads = self.threads.unwrap_or_else(|| recommended_threads(&knobs, &cpu, &board.profile));
-        if !(1..=MAX_THREADS).contains(&threads) {
-            return Err(OpenError::Threads { found: threads, most: MAX_THREADS });
-        }
-        let memory = Memory::detect(&root);
-        let available_bytes = [memory.available_bytes, memory.limit_bytes].into_iter().flatten().min();
-        Ok(Host { set, threads, available_bytes })
-    }
-
     /// The engine's options for a model with this `config`; ranges are checked by [`MemoryPlan::new`].
     pub fn options(&self, config: &Config) -> Options {
         let mut options = Options::for_model(config);
@@ -187,6 +151,8 @@ pub struct Opened {
     pub kernels: &'static str,
     /// Worker threads, the calling one included.
     pub threads: usize,
+    /// How the kernels get at its weights.
+    pub form: Form,
     /// Where every byte of the arena goes.
     pub plan: MemoryPlan,
     /// From opening the file to being ready.
@@ -217,11 +183,10 @@ pub fn with_engine<R>(
 ) -> Result<R, OpenError> {
     let began = Instant::now();
     let path = choice.file()?;
-    let map = MappedFile::open(&path).map_err(OpenError::File)?;
     let unusable = |error| OpenError::Model { path: path.clone(), error };
+    let (map, form, host) = form::open(&path, &choice.engine)?;
     let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
     let config = Config::read(&gguf).map_err(unusable)?;
-    let host = choice.engine.host()?;
     let plan = MemoryPlan::new(&gguf, choice.engine.options(&config), host.set, host.threads);
     let plan = plan.map_err(unusable)?;
     check_memory(&path, &plan, gguf.file_bytes(), host.available_bytes)?;
@@ -235,16 +200,18 @@ pub fn with_engine<R>(
         architecture: gguf.architecture().map_err(unusable)?.to_owned(),
         kernels: host.set.name,
         threads: host.threads,
+        form: form.clone(),
         load_time: began.elapsed(),
         repairs: engine.tokenizer().repairs().iter().map(|repair| repair.to_string()).collect(),
         plan: plan.clone(),
         path: path.clone(),
     };
     log::info!(
-        "model {} ({} on {} threads) loaded in {:.0} ms",
+        "model {} ({} on {} threads, {}) loaded in {:.0} ms",
         opened.title(),
         opened.kernels,
         opened.threads,
+        opened.form,
         opened.load_time.as_secs_f64() * 1e3
     );
     Ok(f(&mut engine, &opened))
@@ -286,6 +253,8 @@ fn allocate(bytes: usize) -> Result<Vec<u8>, OpenError> {
 mod tests {
     use super::*;
 
+    use tern_runtime::map::MappedFile;
+
     const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
 
     fn tiny(engine: EngineChoice) -> ModelChoice {
@@ -305,6 +274,7 @@ mod tests {
             cache_tokens: Some(48),
             slots: Some(2),
             batch_rows: Some(8),
+            no_pack: false,
             kv: Some(KvType::F32),
         });
         let opened = with_engine(&choice, |engine, opened| {
