@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`binary`] | the program `tern` as a user runs it |
+//! | [`broker`], [`mqtt_peer`] | the broker mosquitto, and clients of it that share no code with the daemon |
 //! | [`daemon`] | a running daemon, and clients that send it any bytes |
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
@@ -11,9 +12,11 @@
 //! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
 
 pub mod binary;
+pub mod broker;
 pub mod daemon;
 pub mod fill;
 pub mod model;
+pub mod mqtt_peer;
 pub mod npy;
 pub mod product;
 pub mod sets;

@@ -1,0 +1,131 @@
+//! A real broker, the program mosquitto, on a port of its own.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::mqtt_peer::Peer;
+
+/// Longest wait for the broker.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running broker. It is killed when it goes.
+#[derive(Debug)]
+pub struct Broker {
+    folder: tempfile::TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Broker {
+    /// Starts a broker that forgets everything when it ends.
+    pub fn start() -> Broker {
+        Broker::start_with("persistence false")
+    }
+
+    /// Starts a broker with these lines in its configuration.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn start_with(lines: &str) -> Broker {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut broker = Broker { folder, port: 0, child: None };
+        for _ in 0..10 {
+            // The system chooses; somebody else may take it before mosquitto does, and then another is tried.
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+            broker.port = free.expect("a port is free").port();
+            let config = format!(
+                "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nuser root\n{lines}\n",
+                broker.port
+            )
+            .replace("FOLDER", &broker.folder.path().display().to_string());
+            std::fs::write(broker.folder.path().join("m.conf"), config).expect("the folder can be written");
+            broker.spawn();
+            if broker.answers() {
+                return broker;
+            }
+        }
+        panic!("mosquitto does not start; is it installed?");
+    }
+
+    fn spawn(&mut self) {
+        // Debian puts it where only root's PATH leads.
+        let system = Path::new("/usr/sbin/mosquitto");
+        let program = if system.exists() { system } else { Path::new("mosquitto") };
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.folder.path().join("m.conf"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("mosquitto is installed"));
+    }
+
+    fn answers(&mut self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return true;
+            }
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if ended.is_some() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A configuration of the daemon that uses it, with the outbox in `state`.
+    pub fn config(&self, device: &str, state: &Path) -> String {
+        format!(
+            "[mqtt]\nbroker = 'mqtt://127.0.0.1:{}'\ndevice = '{device}'\nstate_folder = '{}'\nreconnect_ms = 20\n\
+             reconnect_most_ms = 200\nkeep_alive_s = 5\n",
+            self.port,
+            state.display()
+        )
+    }
+
+    /// A client with a session of its own that ends with its connection.
+    pub fn peer(&self, name: &str) -> Peer {
+        Peer::connect(self.port, name, 5)
+    }
+
+    /// Ends it as if the power failed.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _gone_already = child.kill();
+            let _gone_already = child.wait();
+        }
+    }
+
+    /// Lets it end in order, so that it writes what it is to remember.
+    ///
+    /// # Panics
+    /// If it cannot be told.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status();
+            assert!(told.expect("a shell runs").success());
+            let _gone_already = child.wait();
+        }
+    }
+
+    /// Starts it again, on the same port.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn restart(&mut self) {
+        self.spawn();
+        assert!(self.answers(), "mosquitto does not start again");
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
