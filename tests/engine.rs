@@ -463,7 +463,7 @@ fn the_plan_is_exactly_what_the_engine_cuts() {
     let gguf = Gguf::parse(file.bytes()).expect("a good file");
     let config = Config::read(&gguf).expect("a good file");
     for set in sets::usable() {
-        for kv in [KvType::F16, KvType::F32] {
+        for kv in KvType::ALL {
             let options = Options { kv, slots: 3, batch_rows: 5, labels: 7, ..Options::for_model(&config) };
             let plan = MemoryPlan::new(&gguf, options, set, 1).expect("it can be planned");
             // From the first aligned byte on, nothing is left over.
@@ -494,6 +494,25 @@ fn a_plan_for_other_parts_is_refused() {
     let pool = Pool::new(2).expect("threads");
     let error = Engine::new(&other, &plan, set, &pool, &mut memory);
     assert!(matches!(error, Err(LoadError::NotAsPlanned { .. } | LoadError::Options(_))), "{error:?}");
+}
+
+#[test]
+fn attention_over_many_spans_has_the_bits_of_one_worker() {
+    let path = tern_tests::model::bundled("tern-log-4m-i2_s.gguf");
+    let mut random = Random::new(11);
+    let run = |setup: Setup, ids: &[u32]| {
+        let adjust = |options: &mut Options| options.context_tokens = 700;
+        with_options(&path, Setup { slots: 1, ..setup }, adjust, |engine| logits(engine, ids))
+    };
+    let ids: Vec<u32> = (0..600).map(|_| random.below(1000) as u32).collect();
+    for kv in KvType::ALL {
+        // Two rows a step leave the workers too little to share, so that rows are split where there are several.
+        let expected = run(Setup { kv, workers: 1, batch_rows: 64, ..fast() }, &ids);
+        for (workers, batch_rows) in [(1, 2), (2, 2), (3, 5), (4, 2)] {
+            let found = run(Setup { kv, workers, batch_rows, ..fast() }, &ids);
+            assert!(found == expected, "{kv:?}, {workers} workers, {batch_rows} rows");
+        }
+    }
 }
 
 /// The scalar kernels under a cut and a hunger for scratch that no set of the project has.

@@ -57,7 +57,7 @@ fn the_48_token_prompt_agrees_everywhere_in_top_1_and_to_1e_3() {
 #[test]
 fn every_kernel_set_worker_count_and_chunk_size_gives_the_same_bits() {
     let ids = npy::ids(&fixture("oracle/input_ids.npy"));
-    for kv in [KvType::F16, KvType::F32] {
+    for kv in KvType::ALL {
         let base = Setup { kv, ..Setup::default() };
         let expected = with_engine(&fixture(TINY), base, |e| logits(e, &ids));
         for set in sets::usable() {

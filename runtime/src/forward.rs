@@ -3,8 +3,8 @@
 //! ```text
 //! x = embedding[token]
 //! for each layer:
-//!     q, k, v = W_qkv . Q(rms(x) g_attn)              rope on q and k; k, v go to the cache
-//!     a = softmax(q k / sqrt(head_dim)) v              over the cells that the row may see
+//!     q, k, v = W_qkv . Q(rms(x) g_attn)              rope on k; k, v go to the cache
+//!     a = softmax(rope(q) k / sqrt(head_dim)) v        over the cells that the row may see
 //!     x += W_o . Q(rms(a) g_attn_sub)
 //!     g, u = W_gate_up . Q(rms(x) g_ffn)
 //!     x += W_down . Q(rms(relu(g)^2 u) g_ffn_sub)
@@ -16,15 +16,18 @@
 //! chunks, or beside strangers. Source: the Hugging Face `BitNetForCausalLM` graph and arXiv 2504.12285, section 2.
 
 use bytemuck::{Pod, Zeroable, cast_slice_mut};
-use tern_kernels::{KernelSet, quant};
+use tern_kernels::{Gate, KernelSet, quant};
 
 use crate::arena::Arena;
+use crate::attention;
 use crate::error::LoadError;
-use crate::kv_cache::{HeadAt, KvCache};
+use crate::kv_cache::KvCache;
 use crate::model::{Config, Model};
-use crate::parallel::{self, Exec};
-use crate::product::{self, Input, gated_product, product};
-use crate::trie::MAX_DEPTH;
+use crate::parallel::{self, Exec, Serial};
+use crate::product::{self, Epilogue, Input, gated_product, product};
+
+/// Rows whose keys and values the caller stores by itself.
+const STORE_ALONE: usize = 8;
 
 /// One token of a batch.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -68,6 +71,8 @@ pub struct WorkShape {
     pub workers: usize,
     /// Bytes of a prepared token with as many columns as the widest matrix.
     pub prepared_bytes: usize,
+    /// Floats for the spans of rows whose attention is shared out.
+    pub span_floats: usize,
     /// Scratch of one worker, in 8-byte words: the largest of what any phase asks for.
     pub scratch_words: usize,
 }
@@ -85,13 +90,14 @@ impl WorkShape {
         let widest = config.hidden.max(config.ffn).max(config.q_dim());
         let norm = widest.div_ceil(2) + widest.div_ceil(8);
         let product = product::scratch_words(config, set, rows, workers);
-        let attention = (cells + MAX_DEPTH).div_ceil(2);
+        let attention = attention::scratch_words(config).max(KvCache::write_words(config.head_dim));
         WorkShape {
             rows,
             context,
             cells,
             workers,
             prepared_bytes: set.prepared_bytes(widest),
+            span_floats: attention::spans_len(config, rows, cells, workers),
             scratch_words: norm.max(product).max(attention).next_multiple_of(8),
         }
     }
@@ -114,6 +120,8 @@ pub struct Workspace<'a> {
     ffn: &'a mut [f32],
     /// Cosine then sine of each position, `[context, head_dim]`.
     rope: &'a mut [f32],
+    /// Spans of rows whose attention is shared out.
+    spans: &'a mut [f32],
     /// Per worker.
     pub(crate) scratch: &'a mut [u64],
 }
@@ -133,6 +141,7 @@ impl<'a> Workspace<'a> {
             attn: arena.take(rows * config.q_dim())?,
             ffn: arena.take(rows * config.ffn)?,
             rope: arena.take(shape.context * config.head_dim)?,
+            spans: arena.take(shape.span_floats)?,
             scratch: arena.take(shape.workers * shape.scratch_words)?,
         };
         rope_table(config, work.rope);
@@ -154,29 +163,40 @@ impl<'a> Workspace<'a> {
     ) {
         let (n, hidden) = (rows.len(), model.config.hidden);
         let qkv_dim = model.config.q_dim() + 2 * model.config.kv_dim();
-        for (row, x) in rows.iter().zip(self.x.chunks_exact_mut(hidden)) {
-            model.embedding.row_into(row.token as usize, x);
-        }
+        let outputs = (&mut self.x[..n * hidden], &mut [0u8; 0][..]);
+        parallel::rows(machine.exec, self.scratch, n, outputs, |_, row, x, _| {
+            model.embedding.row_into(rows[row].token as usize, x);
+        });
         for (at, layer) in model.layers.iter().enumerate() {
             self.quantize_rows(machine, Source::Hidden, layer.attn_norm, n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
-            product(machine, self.scratch, &layer.qkv, input, (self.qkv, qkv_dim), |_, sum| sum);
-            self.rope_and_store(model, cache, at, rows);
-            self.attend(machine, model, cache, at, rows, branches);
+            product(machine, self.scratch, &layer.qkv, input, (self.qkv, qkv_dim), Epilogue::Store);
+            self.store(machine, &model.config, cache, at, rows);
+            let batch = attention::Batch {
+                config: &model.config,
+                cache,
+                layer: at,
+                rows,
+                branches,
+                queries: self.qkv,
+                stride: qkv_dim,
+                rope: self.rope,
+            };
+            attention::attend(machine, self.scratch, self.spans, batch, self.attn);
 
             self.quantize_rows(machine, Source::Attention, layer.attn_sub_norm, n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
             let output = core::slice::from_ref(&layer.attn_output);
-            product(machine, self.scratch, output, input, (self.x, hidden), |x, sum| x + sum);
+            product(machine, self.scratch, output, input, (self.x, hidden), Epilogue::Add);
 
             self.quantize_rows(machine, Source::Hidden, layer.ffn_norm, n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
-            gated_product(machine, self.scratch, &layer.gate_up, input, self.ffn);
+            gated_product(machine, self.scratch, &layer.gate_up, Gate::Relu2, input, self.ffn);
 
             self.quantize_rows(machine, Source::Gated, layer.ffn_sub_norm, n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
             let down = core::slice::from_ref(&layer.down);
-            product(machine, self.scratch, down, input, (self.x, hidden), |x, sum| x + sum);
+            product(machine, self.scratch, down, input, (self.x, hidden), Epilogue::Add);
         }
     }
 
@@ -213,69 +233,26 @@ impl<'a> Workspace<'a> {
         });
     }
 
-    /// Turns queries and keys by their position and stores keys and values.
-    fn rope_and_store(&mut self, model: &Model<'_>, cache: &mut KvCache<'_>, layer: usize, rows: &[Row]) {
-        let Config { head_dim, .. } = model.config;
-        let (q_dim, kv_dim) = (model.config.q_dim(), model.config.kv_dim());
-        for (row, qkv) in rows.iter().zip(self.qkv.chunks_exact_mut(q_dim + 2 * kv_dim)) {
-            let (turned, values) = qkv.split_at_mut(q_dim + kv_dim);
-            let angles = &self.rope[row.position as usize * head_dim..][..head_dim];
-            for head in turned.chunks_exact_mut(head_dim) {
-                rotate(head, angles);
-            }
-            cache.write(row.slot as usize, layer, row.cell as usize, &turned[q_dim..], values);
-        }
-    }
-
-    /// Attention of every row over the cells it sees.
-    fn attend(
+    /// Turns keys by their position and stores them with their values.
+    fn store(
         &mut self,
         machine: Machine<'_>,
-        model: &Model<'_>,
-        cache: &KvCache<'_>,
+        config: &Config,
+        cache: &mut KvCache<'_>,
         layer: usize,
         rows: &[Row],
-        branches: &[u32],
     ) {
-        let Config { heads, kv_heads, head_dim, .. } = model.config;
-        let (q_dim, group) = (model.config.q_dim(), heads / kv_heads);
-        let (set, scale) = (machine.set, 1.0 / libm::sqrtf(head_dim as f32));
-        let qkv: &[f32] = self.qkv;
-        let stride = q_dim + 2 * model.config.kv_dim();
-        let outputs = (&mut self.attn[..rows.len() * q_dim], &mut [0u8; 0][..]);
-        // One task a row and key/value head, so that the query heads of a group share what is in the cache.
-        parallel::rows(
-            machine.exec,
-            self.scratch,
-            rows.len() * kv_heads,
-            outputs,
-            |scratch, item, out, _| {
-                let (row, head) = (&rows[item / kv_heads], item % kv_heads);
-                let at = HeadAt { slot: row.slot as usize, layer, head };
-                let visible = 0..row.visible as usize;
-                let branch =
-                    &branches[row.branch_start as usize..(row.branch_start + row.branch_len) as usize];
-                let scores = &mut cast_slice_mut::<u64, f32>(scratch)[..visible.len() + branch.len()];
-                let queries =
-                    &qkv[(item / kv_heads) * stride + head * group * head_dim..][..group * head_dim];
-                for (query, y) in queries.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-                    cache.scores(set, at, visible.clone(), query, &mut scores[..visible.len()]);
-                    for (cell, score) in branch.iter().zip(&mut scores[visible.len()..]) {
-                        let cell = *cell as usize;
-                        cache.scores(set, at, cell..cell + 1, query, core::slice::from_mut(score));
-                    }
-                    scores.iter_mut().for_each(|score| *score *= scale);
-                    let total = set.exp_sum(scores);
-                    y.fill(0.0);
-                    cache.mix(set, at, visible.clone(), &scores[..visible.len()], y);
-                    for (cell, score) in branch.iter().zip(&scores[visible.len()..]) {
-                        let cell = *cell as usize;
-                        cache.mix(set, at, cell..cell + 1, core::slice::from_ref(score), y);
-                    }
-                    y.iter_mut().for_each(|y| *y /= total);
-                }
-            },
-        );
+        let (q_dim, kv_dim, dim) = (config.q_dim(), config.kv_dim(), config.head_dim);
+        let (qkv, rope): (&[f32], &[f32]) = (self.qkv, self.rope);
+        // For a few rows, waking somebody takes longer than the work.
+        let machine = if rows.len() < STORE_ALONE { Machine { exec: &Serial, ..machine } } else { machine };
+        let cells = || rows.iter().map(|row| (row.slot as usize, row.cell as usize));
+        cache.write(machine, self.scratch, layer, cells, |row, head, key| {
+            let keys = row * (q_dim + 2 * kv_dim) + q_dim + head * dim;
+            let angles = &rope[rows[row].position as usize * dim..][..dim];
+            machine.set.rotate(&qkv[keys..keys + dim], angles, 1.0, key);
+            &qkv[keys + kv_dim..][..dim]
+        });
     }
 }
 
@@ -290,9 +267,7 @@ enum Source {
 /// `y = x / sqrt(mean x^2 + eps) * weight`, all `[n]`.
 fn rms_norm(set: &KernelSet, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let inverse = 1.0 / libm::sqrtf(set.sum_squares(x) / x.len() as f32 + eps);
-    for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-        *y = weight * (x * inverse);
-    }
+    set.norm(x, inverse, weight, y);
 }
 
 /// Cosines then sines of `position / theta^(2 j / head_dim)` for each position, in binary32 as the references do.
@@ -305,15 +280,5 @@ fn rope_table(config: &Config, table: &mut [f32]) {
             angles[j] = libm::cosf(angle);
             angles[half + j] = libm::sinf(angle);
         }
-    }
-}
-
-/// Rotary embedding of one head in the NeoX pairing: values `j` and `j + head_dim / 2` turn together.
-fn rotate(head: &mut [f32], angles: &[f32]) {
-    let half = head.len() / 2;
-    let (first, second) = head.split_at_mut(half);
-    let (cosines, sines) = angles.split_at(half);
-    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
-        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     }
 }

@@ -1,18 +1,28 @@
 //! Keys and values of past positions, in pages that sequences take from a common pool.
 //!
-//! A page holds [`PAGE_CELLS`] cells of one sequence for all layers:
-//! `[layer][kv head][key, value][cell][head_dim]`, so one head of one page is a contiguous little matrix.
+//! A page holds [`PAGE_CELLS`] cells of one sequence for all layers, as `[layer][kv head]` strips:
+//!
+//! ```text
+//! strip:  keys [head_dim][cell]    values [cell][head_dim]    int8 only: scales of keys [cell], of values [cell]
+//! ```
+//!
+//! Keys lie column by column, so that the scores of a page are computed in as many lanes as it has cells
+//! ([`tern_kernels::attention`]). A value of an int8 cache is `q * scale`, with `q` the absmax quantisation of the head's
+//! vector ([`tern_kernels::quant`]) and a scale for each cell.
+//!
 //! A sequence reserves every page it may ever need when it is admitted; a step can then never run out of memory.
 //! Cells are numbered from 0 in each sequence. For plain text a cell's number is its position; the branches of a
 //! label trie share positions and are told apart by cell.
 
-use core::ops::Range;
+use bytemuck::{cast_slice, cast_slice_mut};
+use tern_kernels::attention::CELLS;
+use tern_kernels::{Cached, KernelSet, quant};
 
-use tern_kernels::KernelSet;
-use tern_kernels::half::f32_to_f16;
+use crate::forward::Machine;
+use crate::parallel::{self, Cut};
 
 /// Cells of a page.
-pub const PAGE_CELLS: usize = 32;
+pub const PAGE_CELLS: usize = CELLS;
 
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +31,34 @@ pub enum KvType {
     F16,
     /// binary32: twice the memory, for comparing with references that keep full precision.
     F32,
+    /// An integer of one byte a value and a scale for each cell and head: half the memory, at some loss.
+    I8,
 }
 
 impl KvType {
+    /// Every type.
+    pub const ALL: [KvType; 3] = [KvType::F16, KvType::F32, KvType::I8];
+
+    /// The name in options and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+            KvType::I8 => "i8",
+        }
+    }
+
+    /// The type called `name`, if there is one.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kv| kv.name() == name)
+    }
+
     /// Bytes of one stored value.
     pub const fn value_bytes(self) -> usize {
         match self {
             KvType::F16 => 2,
             KvType::F32 => 4,
+            KvType::I8 => 1,
         }
     }
 }
@@ -53,27 +83,29 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Values (not bytes) of one page.
-    pub const fn page_values(&self) -> usize {
-        self.layers * self.kv_heads * 2 * PAGE_CELLS * self.head_dim
+    /// Bytes of the keys, or of the values, of one head of one layer on one page.
+    const fn part_bytes(&self) -> usize {
+        PAGE_CELLS * self.head_dim * self.kv.value_bytes()
+    }
+
+    /// Bytes of one head of one layer on one page.
+    pub const fn strip_bytes(&self) -> usize {
+        let scales = match self.kv {
+            KvType::I8 => 2 * PAGE_CELLS * size_of::<f32>(),
+            KvType::F16 | KvType::F32 => 0,
+        };
+        2 * self.part_bytes() + scales
     }
 
     /// Bytes of the pool, or `None` on overflow.
     pub fn pool_bytes(&self) -> Option<usize> {
-        self.pages.checked_mul(self.page_values())?.checked_mul(self.kv.value_bytes())
+        self.pages.checked_mul(self.layers * self.kv_heads)?.checked_mul(self.strip_bytes())
     }
 
     /// Words of book-keeping: a page table a slot and the free list.
     pub const fn table_words(&self) -> usize {
         self.slots * self.pages_per_slot + self.pages
     }
-}
-
-/// The pool in its storage type.
-#[derive(Debug)]
-enum Values<'a> {
-    F16(&'a mut [u16]),
-    F32(&'a mut [f32]),
 }
 
 /// The pool ran out of pages.
@@ -89,7 +121,8 @@ pub struct NoPages {
 #[derive(Debug)]
 pub struct KvCache<'a> {
     shape: KvShape,
-    values: Values<'a>,
+    /// `[pages, layers, kv_heads]` strips.
+    pool: &'a mut [u8],
     /// `[slots, pages_per_slot]`: which page holds cells `32 i..32 (i + 1)` of a slot.
     tables: &'a mut [u32],
     /// Stack of free pages; the first `free` entries count.
@@ -102,11 +135,49 @@ pub struct KvCache<'a> {
 /// The most sequences that may be live at once.
 pub const MAX_SLOTS: usize = 64;
 
-/// One piece of contiguous cells of one head of one layer.
+/// Which head of which layer of which sequence.
 #[derive(Clone, Copy, Debug)]
-enum Block<'a> {
-    F16(&'a [u16]),
-    F32(&'a [f32]),
+pub struct HeadAt {
+    /// Sequence.
+    pub slot: usize,
+    /// Layer.
+    pub layer: usize,
+    /// Key/value head.
+    pub head: usize,
+}
+
+/// One head of one layer on one page.
+#[derive(Clone, Copy, Debug)]
+pub struct Strip<'a> {
+    /// `[head_dim, PAGE_CELLS]`.
+    pub keys: Cached<'a>,
+    /// `[PAGE_CELLS, head_dim]`.
+    values: Cached<'a>,
+    /// Of keys and of values, `[PAGE_CELLS]` each, where they are integers.
+    scales: Option<[&'a [f32]; 2]>,
+    head_dim: usize,
+}
+
+impl<'a> Strip<'a> {
+    /// The values of cells `first..first + count` of the page.
+    pub fn values(&self, first: usize, count: usize) -> Cached<'a> {
+        let range = first * self.head_dim..(first + count) * self.head_dim;
+        match self.values {
+            Cached::F32(values) => Cached::F32(&values[range]),
+            Cached::F16(values) => Cached::F16(&values[range]),
+            Cached::I8(values) => Cached::I8(&values[range]),
+        }
+    }
+
+    /// What every number of a cell's key is to be multiplied by, where it is not 1: `[PAGE_CELLS]`.
+    pub fn key_scales(&self) -> Option<&'a [f32]> {
+        self.scales.map(|[keys, _]| keys)
+    }
+
+    /// As [`key_scales`](Self::key_scales), for values.
+    pub fn value_scales(&self) -> Option<&'a [f32]> {
+        self.scales.map(|[_, values]| values)
+    }
 }
 
 impl<'a> KvCache<'a> {
@@ -117,17 +188,13 @@ impl<'a> KvCache<'a> {
     pub fn new(shape: KvShape, pool: &'a mut [u8], tables: &'a mut [u32]) -> Self {
         assert_eq!(Some(pool.len()), shape.pool_bytes(), "bytes of the pool");
         assert_eq!(tables.len(), shape.table_words(), "words of the page tables");
-        let values = match shape.kv {
-            KvType::F16 => Values::F16(bytemuck::cast_slice_mut(pool)),
-            KvType::F32 => Values::F32(bytemuck::cast_slice_mut(pool)),
-        };
         let (tables, free_pages) = tables.split_at_mut(shape.slots * shape.pages_per_slot);
         for (page, entry) in free_pages.iter_mut().enumerate() {
             *entry = page as u32;
         }
         let mut held = heapless::Vec::new();
         held.resize(shape.slots, 0).expect("at most MAX_SLOTS slots");
-        KvCache { shape, values, tables, free: free_pages.len(), free_pages, held }
+        KvCache { shape, pool, tables, free: free_pages.len(), free_pages, held }
     }
 
     /// Pages free for admission.
@@ -163,145 +230,192 @@ impl<'a> KvCache<'a> {
         self.held[slot] = 0;
     }
 
-    /// Index of the first key value of (`slot`, `layer`, `head`) on the page that holds `cell`; values come
-    /// `PAGE_CELLS * head_dim` later.
-    fn base(&self, slot: usize, layer: usize, head: usize, cell: usize) -> usize {
-        let KvShape { kv_heads, head_dim, .. } = self.shape;
+    /// The page that holds `cell` of `slot`.
+    fn page(&self, slot: usize, cell: usize) -> usize {
         debug_assert!(cell / PAGE_CELLS < self.held[slot], "cell {cell} of slot {slot} is not reserved");
-        let page = self.tables[slot * self.shape.pages_per_slot + cell / PAGE_CELLS] as usize;
-        page * self.shape.page_values() + (layer * kv_heads + head) * 2 * PAGE_CELLS * head_dim
+        self.tables[slot * self.shape.pages_per_slot + cell / PAGE_CELLS] as usize
     }
 
-    /// Stores one position: `keys` and `values`, both `[kv_heads, head_dim]`.
-    pub fn write(&mut self, slot: usize, layer: usize, cell: usize, keys: &[f32], values: &[f32]) {
-        let dim = self.shape.head_dim;
-        for head in 0..self.shape.kv_heads {
-            let at = self.base(slot, layer, head, cell) + (cell % PAGE_CELLS) * dim;
-            for (at, source) in [(at, keys), (at + PAGE_CELLS * dim, values)] {
-                let source = &source[head * dim..(head + 1) * dim];
-                match &mut self.values {
-                    Values::F32(pool) => pool[at..at + dim].copy_from_slice(source),
-                    Values::F16(pool) => {
-                        for (stored, v) in pool[at..at + dim].iter_mut().zip(source) {
-                            *stored = f32_to_f16(*v);
-                        }
-                    }
-                }
-            }
-        }
+    /// A head on the page that holds `cell`.
+    pub fn strip(&self, at: HeadAt, cell: usize) -> Strip<'_> {
+        let KvShape { layers, kv_heads, head_dim, kv, .. } = self.shape;
+        let bytes = self.shape.strip_bytes();
+        let index = (self.page(at.slot, cell) * layers + at.layer) * kv_heads + at.head;
+        let strip = &self.pool[index * bytes..(index + 1) * bytes];
+        let (parts, scales) = strip.split_at(2 * self.shape.part_bytes());
+        let (keys, values) = parts.split_at(self.shape.part_bytes());
+        let scales = (kv == KvType::I8).then(|| {
+            let (keys, values) = cast_slice(scales).split_at(PAGE_CELLS);
+            [keys, values]
+        });
+        Strip { keys: cached(kv, keys), values: cached(kv, values), scales, head_dim }
     }
 
-    /// Cells `cells`, all on one page, of a head's keys (`part` 0) or values (`part` 1).
-    fn block(&self, slot: usize, layer: usize, head: usize, part: usize, cells: Range<usize>) -> Block<'_> {
-        let dim = self.shape.head_dim;
-        let base = self.base(slot, layer, head, cells.start) + part * PAGE_CELLS * dim;
-        let first = base + (cells.start % PAGE_CELLS) * dim;
-        let range = first..first + cells.len() * dim;
-        match &self.values {
-            Values::F16(pool) => Block::F16(&pool[range]),
-            Values::F32(pool) => Block::F32(&pool[range]),
-        }
+    /// Words of scratch that [`write`](Self::write) takes of each worker.
+    pub const fn write_words(head_dim: usize) -> usize {
+        // A key as floats and as what is stored, which is no wider.
+        2 * head_dim.div_ceil(2)
     }
 
-    /// `scores[i] = key[cells.start + i] . query` for consecutive cells.
-    pub fn scores(
-        &self,
-        set: &KernelSet,
-        at: HeadAt,
-        cells: Range<usize>,
-        query: &[f32],
-        scores: &mut [f32],
+    /// Stores one position for each of `cells`, which are (slot, cell): `vectors(row, head, key)` writes the key of a
+    /// head, `[head_dim]`, and returns its value. Heads are shared out among the workers, because a head's strips are
+    /// its own, whatever the cells.
+    pub fn write<'v, C: Iterator<Item = (usize, usize)>>(
+        &mut self,
+        machine: Machine<'_>,
+        scratch: &mut [u64],
+        layer: usize,
+        cells: impl Fn() -> C + Sync,
+        vectors: impl Fn(usize, usize, &mut [f32]) -> &'v [f32] + Sync,
     ) {
-        for (cells, part) in pages(cells) {
-            let scores = &mut scores[part];
-            match self.block(at.slot, at.layer, at.head, 0, cells) {
-                Block::F16(keys) => set.matvec_f16(keys, query, scores),
-                Block::F32(keys) => set.matvec_f32(keys, query, scores),
+        let (shape, bytes) = (self.shape, self.shape.strip_bytes());
+        let stride = shape.kv_heads * bytes;
+        let Self { pool, tables, .. } = self;
+        let (pool, tables): (&mut [u8], &[u32]) = (pool, tables);
+        let cut = Cut { segments: &[stride], most: bytes };
+        parallel::stripes(machine.exec, scratch, (pool, stride), cut, |scratch, piece, mut stripe| {
+            let head = piece.range.start / bytes;
+            let (key, stored) = scratch.split_at_mut(shape.head_dim.div_ceil(2));
+            let key = &mut cast_slice_mut::<u64, f32>(key)[..shape.head_dim];
+            for (row, (slot, cell)) in cells().enumerate() {
+                let value = vectors(row, head, key);
+                let page = tables[slot * shape.pages_per_slot + cell / PAGE_CELLS] as usize;
+                let strip = stripe.row(page * shape.layers + layer);
+                write_cell(machine.set, &shape, strip, cell % PAGE_CELLS, (key, value), stored);
             }
-        }
+        });
     }
+}
 
-    /// `y += sum_i weights[i] value[cells.start + i]`, in cell order.
-    pub fn mix(&self, set: &KernelSet, at: HeadAt, cells: Range<usize>, weights: &[f32], y: &mut [f32]) {
-        for (cells, part) in pages(cells) {
-            let weights = &weights[part];
-            match self.block(at.slot, at.layer, at.head, 1, cells) {
-                Block::F16(values) => set.mix_f16(values, weights, y),
-                Block::F32(values) => set.mix_f32(values, weights, y),
-            }
+/// Bytes of the pool as what they hold.
+fn cached(kv: KvType, part: &[u8]) -> Cached<'_> {
+    match kv {
+        KvType::F16 => Cached::F16(cast_slice(part)),
+        KvType::F32 => Cached::F32(cast_slice(part)),
+        KvType::I8 => Cached::I8(cast_slice(part)),
+    }
+}
+
+/// Stores a key and a value as cell `cell` of a page.
+fn write_cell(
+    set: &KernelSet,
+    shape: &KvShape,
+    strip: &mut [u8],
+    cell: usize,
+    (key, value): (&[f32], &[f32]),
+    scratch: &mut [u64],
+) {
+    let (dim, part_bytes) = (shape.head_dim, shape.part_bytes());
+    let (parts, scales) = strip.split_at_mut(2 * part_bytes);
+    let (keys, values) = parts.split_at_mut(part_bytes);
+    let place = cell * dim..(cell + 1) * dim;
+    match shape.kv {
+        KvType::F32 => {
+            scatter(key, cell, cast_slice_mut(keys));
+            cast_slice_mut::<u8, f32>(values)[place].copy_from_slice(value);
+        }
+        KvType::F16 => {
+            let narrow = &mut cast_slice_mut::<u64, u16>(scratch)[..dim];
+            set.narrow(key, narrow);
+            scatter(narrow, cell, cast_slice_mut(keys));
+            set.narrow(value, &mut cast_slice_mut::<u8, u16>(values)[place]);
+        }
+        KvType::I8 => {
+            let narrow = &mut cast_slice_mut::<u64, i8>(scratch)[..dim];
+            let scales = cast_slice_mut::<u8, f32>(scales);
+            scales[cell] = 1.0 / quant::quantize(set, key, narrow);
+            scatter(narrow, cell, cast_slice_mut(keys));
+            let values = &mut cast_slice_mut::<u8, i8>(values)[place];
+            scales[PAGE_CELLS + cell] = 1.0 / quant::quantize(set, value, values);
         }
     }
 }
 
-/// Which head of which layer of which sequence.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadAt {
-    /// Sequence.
-    pub slot: usize,
-    /// Layer.
-    pub layer: usize,
-    /// Key/value head.
-    pub head: usize,
-}
-
-/// Cuts `cells` at page edges; the second range is the same piece counted from `cells.start`.
-fn pages(cells: Range<usize>) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-    let mut at = cells.start;
-    core::iter::from_fn(move || {
-        if at >= cells.end {
-            return None;
-        }
-        let end = cells.end.min((at / PAGE_CELLS + 1) * PAGE_CELLS);
-        let piece = (at..end, at - cells.start..end - cells.start);
-        at = end;
-        Some(piece)
-    })
+/// `columns[d][cell] = vector[d]`.
+fn scatter<T: Copy>(vector: &[T], cell: usize, columns: &mut [T]) {
+    for (column, v) in columns.as_chunks_mut::<PAGE_CELLS>().0.iter_mut().zip(vector) {
+        column[cell] = *v;
+    }
 }
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
+    use crate::parallel::Serial;
     use tern_kernels::SCALAR;
+    use tern_kernels::half::f16_to_f32;
+
+    const MACHINE: Machine<'_> = Machine { set: &SCALAR, exec: &Serial };
 
     fn shape(kv: KvType) -> KvShape {
         KvShape { layers: 2, kv_heads: 2, head_dim: 4, slots: 3, pages_per_slot: 4, pages: 7, kv }
     }
 
+    /// Number `at` of what is cached.
+    fn number(cached: Cached<'_>, at: usize) -> f32 {
+        match cached {
+            Cached::F32(values) => values[at],
+            Cached::F16(values) => f16_to_f32(values[at]),
+            Cached::I8(values) => f32::from(values[at]),
+        }
+    }
+
     #[test]
     fn cells_come_back_from_their_own_slot_layer_and_head() {
-        for kv in [KvType::F16, KvType::F32] {
+        for kv in KvType::ALL {
             let shape = shape(kv);
             let mut pool = vec![0u64; shape.pool_bytes().unwrap() / 8];
             let mut tables = vec![0u32; shape.table_words()];
-            let mut cache = KvCache::new(shape, bytemuck::cast_slice_mut(&mut pool), &mut tables);
+            let mut cache = KvCache::new(shape, cast_slice_mut(&mut pool), &mut tables);
             // Reserve and release in between, so that pages are not in order.
             cache.reserve(0, 40).unwrap();
             cache.reserve(1, 70).unwrap();
             cache.release(0);
             cache.reserve(2, 100).unwrap();
-            let value = |slot, layer, cell, head, part| {
+            let vector = |slot, layer, cell, head, part| {
                 [1.0f32, 2.0, 4.0, 8.0]
                     .map(|x| x * (1 + slot * 7 + layer * 3 + cell + 50 * head + part) as f32)
             };
-            for (slot, cells) in [(1, 70), (2, 100)] {
-                for (layer, cell) in (0..2).flat_map(|l| (0..cells).map(move |c| (l, c))) {
-                    let row = |part| [0, 1].map(|head| value(slot, layer, cell, head, part)).concat();
-                    cache.write(slot, layer, cell, &row(0), &row(1));
-                }
+            for (layer, (slot, cells)) in [(0, (1, 70)), (1, (1, 70)), (0, (2, 100)), (1, (2, 100))] {
+                let values: Vec<[f32; 4]> =
+                    (0..2 * cells).map(|i| vector(slot, layer, i / 2, i % 2, 1)).collect();
+                let mut scratch = vec![0u64; KvCache::write_words(4)];
+                cache.write(
+                    MACHINE,
+                    &mut scratch,
+                    layer,
+                    || (0..cells).map(|cell| (slot, cell)),
+                    |row, head, key| {
+                        key.copy_from_slice(&vector(slot, layer, row, head, 0));
+                        &values[2 * row + head]
+                    },
+                );
             }
-            for (slot, range) in [(1, 0..70), (2, 31..97), (2, 5..5), (1, 64..65)] {
-                for (layer, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                    let at = HeadAt { slot, layer, head };
-                    let mut scores = vec![0.0; range.len()];
-                    cache.scores(&SCALAR, at, range.clone(), &[0.0, 1.0, 0.0, 0.0], &mut scores);
-                    for (cell, score) in range.clone().zip(&scores) {
-                        assert_eq!(*score, value(slot, layer, cell, head, 0)[1], "cell {cell}");
-                    }
-                    for cell in range.clone() {
-                        let (mut y, mut weights) = ([0.0; 4], vec![0.0; range.len()]);
-                        weights[cell - range.start] = 1.0;
-                        cache.mix(&SCALAR, at, range.clone(), &weights, &mut y);
-                        assert_eq!(y, value(slot, layer, cell, head, 1));
+            for (slot, cells) in [(1, 70), (2, 100)] {
+                for (cell, at) in (0..cells).flat_map(|cell| {
+                    [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(layer, head)| (cell, HeadAt { slot, layer, head }))
+                }) {
+                    let strip = cache.strip(at, cell);
+                    let i = cell % PAGE_CELLS;
+                    let (key_scale, value_scale) = (
+                        strip.key_scales().map_or(1.0, |s| s[i]),
+                        strip.value_scales().map_or(1.0, |s| s[i]),
+                    );
+                    let (key, value) =
+                        (vector(slot, at.layer, cell, at.head, 0), vector(slot, at.layer, cell, at.head, 1));
+                    // Half a step of the largest of the four where they are integers, nothing where they are floats.
+                    let most = if kv == KvType::I8 { 0.51 / 127.0 } else { 0.0 };
+                    for d in 0..4 {
+                        let found = number(strip.keys, d * PAGE_CELLS + i) * key_scale;
+                        assert!(
+                            (found - key[d]).abs() <= most * key[3],
+                            "{kv:?} {at:?} cell {cell} key {d}: {found}"
+                        );
+                        let found = number(strip.values(i, 1), d) * value_scale;
+                        assert!(
+                            (found - value[d]).abs() <= most * value[3],
+                            "{kv:?} {at:?} cell {cell}: {found}"
+                        );
                     }
                 }
             }
@@ -313,7 +427,7 @@ mod tests {
         let shape = shape(KvType::F16);
         let mut pool = vec![0u64; shape.pool_bytes().unwrap() / 8];
         let mut tables = vec![0u32; shape.table_words()];
-        let mut cache = KvCache::new(shape, bytemuck::cast_slice_mut(&mut pool), &mut tables);
+        let mut cache = KvCache::new(shape, cast_slice_mut(&mut pool), &mut tables);
         cache.reserve(0, 4 * PAGE_CELLS).unwrap();
         assert_eq!(cache.reserve(1, 4 * PAGE_CELLS), Err(NoPages { needed: 4, free: 3 }));
         cache.reserve(1, 2 * PAGE_CELLS + 1).unwrap();

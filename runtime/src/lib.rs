@@ -12,7 +12,7 @@
 //! | [`arena`], [`plan`] | one block of memory and what goes where in it |
 //! | [`parallel`], `pool` | sharing work between cores |
 //! | [`kv_cache`] | keys and values of past positions, in pages |
-//! | [`forward`], `product` | one batch of tokens through the layers |
+//! | [`forward`], `product`, `attention` | one batch of tokens through the layers |
 //! | [`head`] | hidden states to logits, for all of the vocabulary or some rows |
 //! | [`sampler`] | logits to the next token |
 //! | [`trie`] | a label set as a tree of tokens, scored exactly |
@@ -28,6 +28,7 @@
 compile_error!("model files are little-endian and are used as they are mapped; this target is big-endian");
 
 pub mod arena;
+mod attention;
 pub mod engine;
 pub mod error;
 pub mod forward;

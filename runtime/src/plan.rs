@@ -203,6 +203,7 @@ impl MemoryPlan {
                     slice_bytes::<f32>(rows.checked_mul(config.q_dim() + 2 * config.kv_dim())?),
                     slice_bytes::<f32>(rows.checked_mul(config.q_dim())?),
                     slice_bytes::<f32>(rows.checked_mul(config.ffn)?),
+                    slice_bytes::<f32>(work.span_floats),
                 ])?,
             ),
             ("rotary table", slice_bytes::<f32>(work.context.checked_mul(config.head_dim)?)?),

@@ -5,7 +5,7 @@
 //! cache, so a cut never changes a result.
 
 use bytemuck::cast_slice_mut;
-use tern_kernels::KernelSet;
+use tern_kernels::{Gate, KernelSet};
 
 use crate::forward::Machine;
 use crate::model::{Config, Ternary};
@@ -20,6 +20,15 @@ pub(crate) struct Input<'a> {
     pub scales: &'a [f32],
     /// How many there are.
     pub tokens: usize,
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Epilogue {
+    /// It is the output.
+    Store,
+    /// It is added to the output, which is a residual stream.
+    Add,
 }
 
 /// Words of scratch that a task of any product of a model needs, with up to `rows` tokens on `workers` workers.
@@ -68,7 +77,7 @@ fn multiply(
     set.multiply(packed, tile.cols.len(), matrix.cols, prepared, tile.rows.len(), scratch, sums);
 }
 
-/// `out[t][r] = epilogue(out[t][r], (matrices . input)[t][r])`, the rows of `matrices`, three at most, one after
+/// `out[t][r] = (matrices . input)[t][r]`, or that added to it: the rows of `matrices`, three at most, one after
 /// another in `out: [tokens, stride]`.
 pub(crate) fn product(
     machine: Machine<'_>,
@@ -76,7 +85,7 @@ pub(crate) fn product(
     matrices: &[Ternary<'_>],
     input: Input<'_>,
     (out, stride): (&mut [f32], usize),
-    epilogue: impl Fn(f32, f32) -> f32 + Sync,
+    epilogue: Epilogue,
 ) {
     let mut segments = [Segment::default(); 3];
     for (to, matrix) in segments.iter_mut().zip(matrices) {
@@ -92,18 +101,20 @@ pub(crate) fn product(
         multiply(machine.set, matrix, &tile, input, scratch, sums);
         for ((i, token), sums) in tile.rows.enumerate().zip(sums.chunks_exact(width)) {
             let factor = matrix.scale / input.scales[token];
-            for (out, sum) in stripe.row(i).iter_mut().zip(sums) {
-                *out = epilogue(*out, *sum as f32 * factor);
+            match epilogue {
+                Epilogue::Store => machine.set.scale_sums(sums, factor, stripe.row(i)),
+                Epilogue::Add => machine.set.add_sums(sums, factor, stripe.row(i)),
             }
         }
     });
 }
 
-/// `out[t] = relu(gate . input)^2 * (up . input)`, `[tokens, ffn]`.
+/// `out[t] = kind(gate . input) * (up . input)`, `[tokens, ffn]`.
 pub(crate) fn gated_product(
     machine: Machine<'_>,
     scratch: &mut [u64],
     [gate, up]: &[Ternary<'_>; 2],
+    kind: Gate,
     input: Input<'_>,
     out: &mut [f32],
 ) {
@@ -119,11 +130,8 @@ pub(crate) fn gated_product(
         multiply(machine.set, up, &tile, input, scratch, ups);
         let sums = gates.chunks_exact(width).zip(ups.chunks_exact(width));
         for ((i, token), (gates, ups)) in tile.rows.enumerate().zip(sums) {
-            let (gate_factor, up_factor) = (gate.scale / input.scales[token], up.scale / input.scales[token]);
-            for ((out, g), u) in stripe.row(i).iter_mut().zip(gates).zip(ups) {
-                let relu = (*g as f32 * gate_factor).max(0.0);
-                *out = relu * relu * (*u as f32 * up_factor);
-            }
+            let factors = [gate, up].map(|matrix| matrix.scale / input.scales[token]);
+            machine.set.gate(kind, gates, ups, factors, stripe.row(i));
         }
     };
     parallel::tiles(machine.exec, scratch, out, grid, task);

@@ -89,19 +89,12 @@ pub fn parse_threads(text: &str) -> Result<usize, String> {
 /// # Errors
 /// If there is no such type.
 pub fn parse_kv(text: &str) -> Result<KvType, String> {
-    match text {
-        "f16" => Ok(KvType::F16),
-        "f32" => Ok(KvType::F32),
-        _ => Err("give f16 or f32".into()),
-    }
+    KvType::by_name(text).ok_or_else(|| "give f16, f32 or i8".into())
 }
 
-/// `f16` or `f32`.
+/// `f16`, `f32` or `i8`.
 pub fn kv_name(kv: KvType) -> &'static str {
-    match kv {
-        KvType::F16 => "f16",
-        KvType::F32 => "f32",
-    }
+    kv.name()
 }
 
 impl EngineChoice {
