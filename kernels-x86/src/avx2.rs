@@ -23,11 +23,11 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use tern_kernels::reference::PLAIN_OPS;
-use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile, VectorOps};
 
 use crate::floats;
 use crate::head;
+use crate::products::STRIP_TOKENS;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX2 and F16C and that its operating system saves their registers.
@@ -40,17 +40,18 @@ impl Avx2 {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")).then_some(Avx2(()))
     }
 
-    /// The kernel set that the token unlocks.
-    pub(crate) fn set(self) -> &'static KernelSet {
-        &SET
+    /// The kernel sets that the token unlocks, in the order of [`crate::all`].
+    pub(crate) fn sets(self) -> [&'static KernelSet; 5] {
+        let [t5r, t2r4, t5c, tl1] = &products::SETS;
+        [&SET, t5r, t2r4, t5c, tl1]
     }
 }
 
 static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avx2",
     Layout::T2B128,
-    TernaryOps { multiply: |tile, _, sums| tiles::multiply::<Maddubs>(tile, sums), ..PLAIN_OPS },
-    // SAFETY: answers (1): this table is reached through `Avx2::set` alone, which takes the token.
+    TernaryOps { multiply, ..crate::products::ops(Layout::T2B128) },
+    // SAFETY: answers (1): this table is reached through `Avx2::sets` alone, which takes the token.
     unsafe { float_ops() },
 );
 
@@ -64,6 +65,24 @@ pub(crate) const unsafe fn float_ops() -> VectorOps {
 }
 
 floats::featured!("avx2,f16c", Avx2);
+
+crate::products::featured!(
+    "avx2", "avx2", Avx2,
+    // SAFETY: answers (1): `Avx2::sets` alone hands these tables out.
+    unsafe { super::float_ops() },
+    t5r: crate::t5r::multiply_strips,
+    t2r4: crate::t2r4::multiply_strips,
+    t5c: crate::t5c::multiply_strips,
+);
+
+/// The product of a matrix in `T2B128`.
+fn multiply(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]) {
+    if tile.tokens < STRIP_TOKENS {
+        return tiles::multiply::<Maddubs>(tile, sums);
+    }
+    // SAFETY: only `SET` names this function: its users hold the token, and its wrapper has checked the shapes.
+    unsafe { products::t2b128(tile, scratch, sums) }
+}
 
 /// `vpmaddubsw`, the multiplication of AVX2.
 struct Maddubs;

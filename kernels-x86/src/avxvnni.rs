@@ -18,11 +18,11 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use tern_kernels::reference::PLAIN_OPS;
-use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile, VectorOps};
 
 use crate::avx2::{self, Avx2, field, load, totals};
 use crate::head;
+use crate::products::STRIP_TOKENS;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX-VNNI besides what [`Avx2`] proves.
@@ -35,19 +35,47 @@ impl AvxVnni {
         Avx2::detect().filter(|_| is_x86_feature_detected!("avxvnni")).map(|_| AvxVnni(()))
     }
 
-    /// The kernel set that the token unlocks.
-    pub(crate) fn set(self) -> &'static KernelSet {
-        &SET
+    /// The kernel sets that the token unlocks, in the order of [`crate::all`].
+    pub(crate) fn sets(self) -> [&'static KernelSet; 5] {
+        let [t5r, t2r4, t5c, tl1] = &products::SETS;
+        [&SET, t5r, t2r4, t5c, tl1]
     }
 }
 
 static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avxvnni",
     Layout::T2B128,
-    TernaryOps { multiply: |tile, _, sums| tiles::multiply::<Dpbusd>(tile, sums), ..PLAIN_OPS },
-    // SAFETY: answers (1) of both: this table is reached through `AvxVnni::set` alone, whose token implies AVX2 and F16C.
-    unsafe { VectorOps { head: head::avxvnni(), ..avx2::float_ops() } },
+    TernaryOps { multiply, ..crate::products::ops(Layout::T2B128) },
+    // SAFETY: answers (1): this table is reached through `AvxVnni::sets` alone, which takes the token.
+    unsafe { vector_ops() },
 );
+
+/// The vector functions.
+///
+/// # Safety
+/// 1. The functions of the table are called only on a machine with AVX2, F16C and AVX-VNNI.
+const unsafe fn vector_ops() -> VectorOps {
+    // SAFETY: answers (1) of both as our caller did.
+    unsafe { VectorOps { head: head::avxvnni(), ..avx2::float_ops() } }
+}
+
+crate::products::featured!(
+    "avxvnni", "avx2,avxvnni", AvxVnni,
+    // SAFETY: answers (1): `AvxVnni::sets` alone hands these tables out.
+    unsafe { super::vector_ops() },
+    t5r: crate::t5r::multiply,
+    t2r4: crate::t2r4::multiply,
+    t5c: crate::t5c::multiply,
+);
+
+/// The product of a matrix in `T2B128`.
+fn multiply(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]) {
+    if tile.tokens < STRIP_TOKENS {
+        return tiles::multiply::<Dpbusd>(tile, sums);
+    }
+    // SAFETY: only `SET` names this function: its users hold the token, and its wrapper has checked the shapes.
+    unsafe { products::t2b128(tile, scratch, sums) }
+}
 
 /// `vpdpbusd` on 256 bits.
 struct Dpbusd;

@@ -39,9 +39,14 @@ pub(crate) fn ahead(bytes: usize) -> usize {
 /// nobody reads, and never a fault.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: &T, ahead: usize) {
-    let line = core::ptr::from_ref(at).cast::<i8>().wrapping_add(ahead);
+    prefetch_line(core::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead));
+}
+
+/// Asks for the line at `at`, wherever that is.
+#[inline(always)]
+pub(crate) fn prefetch_line(at: *const u8) {
     // SAFETY: every x86-64 has SSE, and a hint neither reads nor faults, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
 /// The product of a few rows with a few tokens over all columns.

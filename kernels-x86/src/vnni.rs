@@ -5,18 +5,12 @@
 //!   c = 64 bytes of codes, four fields of two bits
 //!   for each field f, top bits first
 //!     w = (c >> (6 - 2f)) & 3                                64 codes, unsigned bytes
-//!     for each token: a32 = vpdpbusd(a32, w, p[64f .. 64f+64])
+//!     for each token: a32 = vpdpbusd(a32, w, q[32f .. 32f+32] and q[128+32f .. 128+32f+32])
 //! an odd last block in 256 bits
 //! ```
 //!
 //! The 64 bytes of a pair hold field `f` of two blocks, which meets columns `32f..32f+32` of the first block and then
-//! the same of the second. [`prepare`] lays a token's activations out in that order, so that a field is one load:
-//!
-//! ```text
-//! byte 0    sum q, little-endian i32; zeros to byte 64
-//! per pair  f = 0: block 0 [0..32], block 1 [0..32];  f = 1: block 0 [32..64], block 1 [32..64];  f = 2; f = 3
-//! odd last  its 128 columns as they are
-//! ```
+//! the same of the second: two loads of half a vector for each token.
 //!
 //! Bound: four products of at most 3 x 128 are added to a double word without saturation; all 2^22 columns together
 //! reach 1.61e9, below 2^31.
@@ -28,12 +22,12 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use tern_kernels::reference::{self, PLAIN_HEADER, PLAIN_OPS};
-use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile, VectorOps};
 
 use crate::avx2::{self, Avx2};
 use crate::floats;
 use crate::head;
+use crate::products::STRIP_TOKENS;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX-512 F, BW, VL and VNNI and that its operating system saves their registers.
@@ -51,35 +45,49 @@ impl Avx512Vnni {
         usable.then_some(Avx512Vnni(()))
     }
 
-    /// The kernel set that the token unlocks.
-    pub(crate) fn set(self) -> &'static KernelSet {
-        &SET
+    /// The kernel sets that the token unlocks, in the order of [`crate::all`].
+    pub(crate) fn sets(self) -> [&'static KernelSet; 5] {
+        let [t5r, t2r4, t5c, tl1] = &products::SETS;
+        [&SET, t5r, t2r4, t5c, tl1]
     }
 }
 
 static SET: KernelSet = KernelSet::new(
     "x86_64-t2i8-avx512vnni",
     Layout::T2B128,
-    TernaryOps { prepare, multiply: |tile, _, sums| tiles::multiply::<Dpbusd>(tile, sums), ..PLAIN_OPS },
-    // SAFETY: answers (1) of both: this table is reached through `Avx512Vnni::set` alone, which takes the token.
-    unsafe { VectorOps { head: head::avx512vnni(), ..featured::ops() } },
+    TernaryOps { multiply, ..crate::products::ops(Layout::T2B128) },
+    // SAFETY: answers (1): this table is reached through `Avx512Vnni::sets` alone, which takes the token.
+    unsafe { vector_ops() },
 );
 
-floats::featured!("avx512f,avx512bw,avx512vl", Avx512Vnni);
-
-/// Lays a token out as the head of this file draws it.
-fn prepare(q: &[i8], prepared: &mut [u8]) {
-    reference::prepare(q, prepared);
-    let (pairs, _) = q.as_chunks::<256>();
-    let (to, _) = prepared[PLAIN_HEADER..].as_chunks_mut::<256>();
-    for (to, q) in to.iter_mut().zip(pairs) {
-        let (runs, _) = q.as_chunks::<32>();
-        for (i, to) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            // Run i belongs to field i / 2 of block i % 2.
-            *to = runs[i % 2 * 4 + i / 2].map(|q| q as u8);
-        }
-    }
+/// The vector functions.
+///
+/// # Safety
+/// 1. The functions of the table are called only on a machine with AVX-512 F, BW, VL and VNNI, AVX2 and F16C.
+const unsafe fn vector_ops() -> VectorOps {
+    // SAFETY: answers (1) of both as our caller did.
+    unsafe { VectorOps { head: head::avx512vnni(), ..featured::ops() } }
 }
+
+crate::products::featured!(
+    "avx512vnni", "avx512f,avx512bw,avx512vl,avx512vnni", Avx512Vnni,
+    // SAFETY: answers (1): `Avx512Vnni::sets` alone hands these tables out.
+    unsafe { super::vector_ops() },
+    t5r: crate::t5r::multiply,
+    t2r4: crate::t2r4::multiply,
+    t5c: crate::t5c::multiply,
+);
+
+/// The product of a matrix in `T2B128`.
+fn multiply(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]) {
+    if tile.tokens < STRIP_TOKENS {
+        return tiles::multiply::<Dpbusd>(tile, sums);
+    }
+    // SAFETY: only `SET` names this function: its users hold the token, and its wrapper has checked the shapes.
+    unsafe { products::t2b128(tile, scratch, sums) }
+}
+
+floats::featured!("avx512f,avx512bw,avx512vl", Avx512Vnni);
 
 /// `vpdpbusd` on 512 bits.
 struct Dpbusd;
@@ -113,7 +121,8 @@ fn sums<const R: usize, const T: usize>(codes: [&[u8]; R], q: [&[u8]; T]) -> [[i
                 *w = field(*w, f);
             }
             for t in 0..T {
-                let a = load(&q_pairs[t][b].as_chunks().0[f]);
+                let runs = q_pairs[t][b].as_chunks().0;
+                let a = join(&runs[f], &runs[4 + f]);
                 for r in 0..R {
                     sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], w[r], a);
                 }
@@ -155,6 +164,13 @@ fn last_block(codes: &[u8], q: &[u8]) -> i32 {
 fn load(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: the reference covers the 64 bytes that are read, and this load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Twice thirty-two bytes, wherever they lie.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn join(low: &[u8; 32], high: &[u8; 32]) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(avx2::load(low)), avx2::load(high))
 }
 
 /// Field `f` of sixty-four bytes of codes, counted from the top bits.

@@ -4,12 +4,24 @@ use tern_kernels::KernelSet;
 use tern_kernels::reference::SCALARS;
 
 /// Every set of the project by name, with the architecture and what it needs there.
-const KNOWN: [(&str, &str, &str); 10] = [
+const KNOWN: [(&str, &str, &str); 22] = [
     ("aarch64-t2i8-dotprod", "aarch64", "FEAT_DotProd"),
     ("aarch64-tl1i8-neon", "aarch64", "NEON"),
     ("x86_64-t2i8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
     ("x86_64-t2i8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
     ("x86_64-t2i8-avx2", "x86_64", "AVX2 and F16C"),
+    ("x86_64-t5ri8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
+    ("x86_64-t5ri8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
+    ("x86_64-t5ri8-avx2", "x86_64", "AVX2 and F16C"),
+    ("x86_64-t2r4i8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
+    ("x86_64-t2r4i8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
+    ("x86_64-t2r4i8-avx2", "x86_64", "AVX2 and F16C"),
+    ("x86_64-t5ci8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
+    ("x86_64-t5ci8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
+    ("x86_64-t5ci8-avx2", "x86_64", "AVX2 and F16C"),
+    ("x86_64-tl1i8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
+    ("x86_64-tl1i8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
+    ("x86_64-tl1i8-avx2", "x86_64", "AVX2 and F16C"),
     ("scalar-t2i8", std::env::consts::ARCH, "nothing"),
     ("scalar-tl1i8", std::env::consts::ARCH, "nothing"),
     ("scalar-t2r4i8", std::env::consts::ARCH, "nothing"),

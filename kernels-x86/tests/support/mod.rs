@@ -84,6 +84,62 @@ pub fn padded(length: usize, offset: usize) -> Padded {
     Padded { room, from, length }
 }
 
+/// Bytes that end where memory does: the page behind them may not be touched, and neither may the page before the one
+/// in which they begin.
+pub struct Fenced {
+    pages: *mut u8,
+    mapped: usize,
+    length: usize,
+}
+
+/// A whole number of pages on any x86-64.
+const PAGE: usize = 4096;
+
+impl Fenced {
+    /// `length` bytes, zeros at first.
+    pub fn new(length: usize) -> Self {
+        use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+        let mapped = length.next_multiple_of(PAGE) + 2 * PAGE;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping that the kernel places, of which the first and last page lie within.
+        let pages = unsafe {
+            let pages = mmap_anonymous(core::ptr::null_mut(), mapped, access, MapFlags::PRIVATE)
+                .expect("a few pages are free");
+            mprotect(pages, PAGE, MprotectFlags::empty()).expect("the first page was mapped");
+            mprotect(pages.byte_add(mapped - PAGE), PAGE, MprotectFlags::empty())
+                .expect("the last page was mapped");
+            pages
+        };
+        Fenced { pages: pages.cast(), mapped, length }
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let start = self.mapped - PAGE - self.length;
+        // SAFETY: mapped, readable, writable and zeroed by `new`, and borrowed from `self` alone.
+        unsafe { core::slice::from_raw_parts_mut(self.pages.add(start), self.length) }
+    }
+
+    /// The same memory as numbers, of which it holds a whole number.
+    pub fn as_mut<T: Number>(&mut self) -> &mut [T] {
+        // SAFETY: any bits are a number.
+        let (before, numbers, behind) = unsafe { self.bytes_mut().align_to_mut() };
+        assert!(before.is_empty() && behind.is_empty(), "a whole number of numbers");
+        numbers
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; no borrow outlives `self`.
+        unsafe { rustix::mm::munmap(self.pages.cast(), self.mapped).expect("it was mapped") };
+    }
+}
+
+/// Types of which any bits are a value.
+pub trait Number {}
+impl Number for i32 {}
+impl Number for u64 {}
+
 /// The bits of a float, one pattern for every NaN: which payload survives is not promised.
 pub fn bits(v: f32) -> u32 {
     if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }
