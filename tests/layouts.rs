@@ -4,7 +4,7 @@
 //! a rule that is repeated here. The bytes of `tl1p32` were made by ten lines of Python from the drawing in
 //! `kernels/src/layout.rs`, since no other program knows that layout.
 
-use tern_kernels::{Layout, pack};
+use tern_kernels::{Layout, SCALAR, pack, planes};
 
 /// The weight rule of `layout_vectors.json`.
 fn weight(row: usize, col: usize) -> i8 {
@@ -60,4 +60,18 @@ fn tl1p32_is_as_drawn() {
          7144444444444444444444444444444444444444444444444444444444444444",
     );
     check(Layout::Tl1P32, 33, 8, &golden);
+}
+
+#[test]
+fn h8n2_is_as_drawn() {
+    let (cols, mut row) = (65, vec![0.0; 65]);
+    // 127 somewhere makes the scale 1.
+    (row[0], row[64], row[7]) = (-3.0, 100.0, 127.0);
+    let bytes = planes::row_bytes(cols);
+    let (mut high, mut low) = (vec![1; bytes], vec![1; bytes]);
+    assert_eq!(planes::quantize_row(&SCALAR, &row, &mut high, &mut low), 1.0);
+    assert_eq!((high[0], low[0]), (0xe7, 0x4d));
+    assert_eq!((high[7], low[7]), (0x8f, 0x0f));
+    assert!(high[8..].iter().all(|b| *b == 0x88) && low[8..].iter().all(|b| *b == 0));
+    assert_eq!((planes::plane_bytes(3, 2560), planes::plane_bytes(2, 65)), (Some(3 * 1280), Some(2 * 64)));
 }

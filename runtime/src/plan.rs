@@ -9,6 +9,7 @@ use crate::arena::{ALIGN, slice_bytes};
 use crate::error::LoadError;
 use crate::forward::{Row, WorkShape};
 use crate::gguf::Gguf;
+use crate::head::{self, HeadKind};
 use crate::kv_cache::{KvShape, KvType, MAX_SLOTS, PAGE_CELLS};
 use crate::model::{Config, repacked_bytes};
 use crate::sampler::Candidate;
@@ -34,6 +35,8 @@ pub struct Options {
     pub labels: usize,
     /// Nodes of a label trie.
     pub label_tokens: usize,
+    /// Which head to compute logits with.
+    pub head: HeadKind,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             prompt_bytes: 16 * context_tokens,
             labels: 256,
             label_tokens: 1024,
+            head: HeadKind::File,
         }
     }
 
@@ -117,7 +121,7 @@ pub struct MemoryPlan {
     /// What the plan was made for.
     pub options: Options,
     /// The sections, in the order in which they are cut.
-    pub sections: heapless::Vec<Section, 8>,
+    pub sections: heapless::Vec<Section, 9>,
     pub(crate) tokenizer: TokenizerPlan,
     pub(crate) kv: KvShape,
     pub(crate) work: WorkShape,
@@ -184,6 +188,8 @@ impl MemoryPlan {
     fn add_sections(&mut self, gguf: &Gguf<'_>, set: &KernelSet) -> Option<()> {
         let MemoryPlan { config, options, tokenizer, kv, work, .. } = &*self;
         let rows = options.batch_rows;
+        let stored = head::Planes::are_in(gguf);
+        let in_planes = stored || options.head == HeadKind::Int8;
         let sum = |parts: &[Option<usize>]| {
             parts.iter().try_fold(0usize, |total, part| total.checked_add((*part)?))
         };
@@ -213,7 +219,7 @@ impl MemoryPlan {
                 sum(&[
                     slice_bytes::<f32>(self.logit_rows().checked_mul(config.vocab)?),
                     slice_bytes::<f32>(rows.checked_mul(config.hidden)?),
-                    slice_bytes::<f32>(config.hidden),
+                    head::Workspace::arena_bytes(config.hidden, in_planes, self.logit_rows()),
                     slice_bytes::<Candidate>(config.vocab),
                 ])?,
             ),
@@ -231,8 +237,13 @@ impl MemoryPlan {
                 ])?,
             ),
         ];
-        for (name, bytes) in sections {
-            // Eight sections, eight places.
+        let made_head = if in_planes && !stored {
+            Some(("int8 head", head::Planes::arena_bytes(config.vocab, config.hidden)?))
+        } else {
+            None
+        };
+        for (name, bytes) in sections.into_iter().chain(made_head) {
+            // Nine sections, nine places.
             let _ = self.sections.push(Section { name, bytes });
         }
         self.sections.iter().try_fold(ALIGN, |total, section| total.checked_add(section.bytes))?;

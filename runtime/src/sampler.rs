@@ -2,9 +2,12 @@
 //!
 //! The order is the field's usual one: repetition penalty, top-k, temperature, top-p, min-p, then one draw. A
 //! temperature of 0 is greedy: the highest logit after the penalty, the lowest id on a tie. Nothing sorts the whole
-//! vocabulary: candidates are partitioned first and only the survivors are put in order.
+//! vocabulary: [`Sampling::need`] says which tokens can matter, those are picked out, and only they are put in order. A
+//! choice depends on those alone, so a head that computes no others gives the same one ([`choose`]).
 
 use bytemuck::{Pod, Zeroable};
+use tern_kernels::KernelSet;
+use tern_kernels::lanes::{LANES, fold};
 
 /// How to choose among tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,84 +122,251 @@ pub struct Candidate {
 }
 
 /// Higher scores first, lower ids first on a tie; NaN last.
-fn better(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
-    let key = |c: &Candidate| if c.score.is_nan() { f32::NEG_INFINITY } else { c.score };
+pub(crate) fn better(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
+    // Adding 0 makes one zero of two.
+    let key = |c: &Candidate| if c.score.is_nan() { f32::NEG_INFINITY } else { c.score + 0.0 };
     key(b).total_cmp(&key(a)).then(a.id.cmp(&b.id))
 }
 
-/// Chooses the next token.
+/// What a choice depends on: tokens that cannot matter need no exact logit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Need {
+    /// The highest logit.
+    Best,
+    /// The highest logits, so many of them.
+    Top(usize),
+    /// Logits at most this far below the highest.
+    Within(f32),
+    /// Every logit.
+    All,
+}
+
+impl Sampling {
+    /// What choosing among `vocab` tokens depends on.
+    pub fn need(&self, vocab: usize) -> Need {
+        if self.temperature == 0.0 {
+            Need::Best
+        } else if (1..vocab).contains(&self.top_k) {
+            Need::Top(self.top_k)
+        } else if self.min_p > 0.0 && self.top_p == 1.0 {
+            // A little further down than the definition, which `choose` applies to what is left.
+            let below = -libm::logf(self.min_p) * self.temperature;
+            Need::Within(below * 1.0001 + 1e-4 * self.temperature)
+        } else {
+            Need::All
+        }
+    }
+}
+
+/// Chooses the next token from all logits.
 ///
-/// `logits: [vocab]` is changed by the repetition penalty; `history` is the sequence so far; `candidates: [vocab]` is
-/// working memory.
+/// `logits: [vocab]` is used up; `history` is the sequence so far; `candidates: [vocab]` is working memory.
 ///
 /// # Panics
 /// If `logits` is empty or `candidates` is shorter.
 pub fn sample(
+    set: &KernelSet,
     sampling: &Sampling,
     rng: &mut Rng,
     logits: &mut [f32],
     history: &[u32],
     candidates: &mut [Candidate],
 ) -> u32 {
-    penalize(sampling, logits, history);
+    let candidates = &mut candidates[..logits.len()];
+    for at in 0..recent(sampling, history, candidates) {
+        let logit = &mut logits[candidates[at].id as usize];
+        *logit = penalized(sampling, *logit);
+    }
+    let kept = match sampling.need(logits.len()) {
+        Need::Best => return argmax(logits),
+        Need::Top(k) => top(logits, k, candidates),
+        Need::Within(below) => within(logits, below, candidates),
+        Need::All => return sample_all(set, sampling, rng, logits, candidates),
+    };
+    choose(set, sampling, rng, &mut candidates[..kept], logits)
+}
+
+/// Chooses the next token from `kept`, which holds all that [`Sampling::need`] asks for and perhaps more, penalties
+/// applied; `scratch` is as long. The same tokens and logits in another order or company give the same choice.
+pub fn choose(
+    set: &KernelSet,
+    sampling: &Sampling,
+    rng: &mut Rng,
+    kept: &mut [Candidate],
+    scratch: &mut [f32],
+) -> u32 {
+    let Some(first) = best(kept) else { return 0 };
     if sampling.temperature == 0.0 {
-        return argmax(logits);
+        return first.id;
     }
-    let mut kept = &mut candidates[..logits.len()];
-    for (id, (candidate, logit)) in kept.iter_mut().zip(logits.iter()).enumerate() {
-        *candidate = Candidate { id: id as u32, score: *logit };
-    }
+    let mut kept = kept;
     if (1..kept.len()).contains(&sampling.top_k) {
         kept.select_nth_unstable_by(sampling.top_k - 1, better);
         kept = &mut kept[..sampling.top_k];
     }
-    let total = softmax(kept, sampling.temperature);
+    // In order, so that sums are the same whoever found the candidates; those below min-p are in none of them.
+    kept.sort_unstable_by(better);
+    let p = &mut scratch[..kept.len()];
+    for (p, candidate) in p.iter_mut().zip(&*kept) {
+        *p = candidate.score / sampling.temperature;
+    }
+    let total = set.exp_sum(p);
+    for (p, candidate) in p.iter().zip(&mut *kept) {
+        candidate.score = if p.is_nan() { 0.0 } else { *p };
+    }
     let kept = if sampling.top_p < 1.0 { nucleus(kept, sampling.top_p * total) } else { kept };
-    let best = kept.iter().fold(0.0f32, |best, c| best.max(c.score));
-    draw(kept, sampling.min_p * best, rng)
+    draw(kept, sampling.min_p * kept[0].score, rng)
+}
+
+/// Chooses among all tokens at a temperature, with or without top-p.
+fn sample_all(
+    set: &KernelSet,
+    sampling: &Sampling,
+    rng: &mut Rng,
+    logits: &mut [f32],
+    candidates: &mut [Candidate],
+) -> u32 {
+    for logit in logits.iter_mut() {
+        *logit /= sampling.temperature;
+    }
+    let total = set.exp_sum(logits);
+    let p = &*logits;
+    if sampling.top_p == 1.0 {
+        return draw_from(p, rng);
+    }
+    // All below this together hold less than what top-p leaves out, so the nucleus is above it.
+    let floor = (1.0 - sampling.top_p) * total / p.len() as f32 * 0.999;
+    let kept = above(p, floor, candidates);
+    if kept == 0 {
+        return draw_from(p, rng);
+    }
+    let kept = nucleus(&mut candidates[..kept], sampling.top_p * total);
+    draw(kept, sampling.min_p * kept[0].score, rng)
 }
 
 /// The id with the highest logit, the lowest on a tie; NaN never wins.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, logit) in logits.iter().enumerate() {
-        if *logit > best.1 {
-            best = (id as u32, *logit);
+    let (mut highest, mut at) = (f32::NEG_INFINITY, 0);
+    for (chunk, values) in logits.chunks(CHUNK).enumerate() {
+        if any_above(values, highest) {
+            for (i, logit) in values.iter().enumerate() {
+                if *logit > highest {
+                    (highest, at) = (*logit, chunk * CHUNK + i);
+                }
+            }
         }
     }
-    best.0
+    at as u32
 }
 
-/// Makes recently seen tokens less likely, each once.
-fn penalize(sampling: &Sampling, logits: &mut [f32], history: &[u32]) {
-    if sampling.repetition_penalty == 1.0 {
-        return;
-    }
-    let recent = &history[history.len().saturating_sub(sampling.repeat_window)..];
-    for (i, id) in recent.iter().enumerate() {
-        if recent[..i].contains(id) {
+/// The best of `candidates`.
+pub(crate) fn best(candidates: &[Candidate]) -> Option<Candidate> {
+    candidates.iter().copied().min_by(better)
+}
+
+/// Values that are looked at together: few are worth a second look.
+const CHUNK: usize = 64;
+
+/// Whether one of `values` is above `floor`. Free of branches, so that compilers make vectors of it.
+fn any_above(values: &[f32], floor: f32) -> bool {
+    values.iter().fold(false, |any, v| any | (*v > floor))
+}
+
+/// Writes the `k` best of `scores` to the start of `candidates`, in no order, and returns how many there are; minus
+/// infinity and NaN are never among them.
+pub(crate) fn top(scores: &[f32], k: usize, candidates: &mut [Candidate]) -> usize {
+    // Room for twice as many: a selection every `k` of them costs little, and each raises the bar for the rest.
+    let room = candidates.len().min(k.saturating_mul(2).max(k.saturating_add(256)));
+    let (mut len, mut bar) = (0, f32::NEG_INFINITY);
+    for (chunk, values) in scores.chunks(CHUNK).enumerate() {
+        if !any_above(values, bar) {
             continue;
         }
-        if let Some(logit) = logits.get_mut(*id as usize) {
-            let penalty = sampling.repetition_penalty;
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        for (i, score) in values.iter().enumerate() {
+            // An equal score with a higher id is worse than those that are kept.
+            if *score > bar {
+                if len == room && k < len {
+                    candidates[..len].select_nth_unstable_by(k - 1, better);
+                    (len, bar) = (k, candidates[k - 1].score);
+                    if *score <= bar {
+                        continue;
+                    }
+                }
+                candidates[len] = Candidate { id: (chunk * CHUNK + i) as u32, score: *score };
+                len += 1;
+            }
         }
     }
-}
-
-/// Turns logits into unnormalised probabilities, the best being 1; returns their sum.
-fn softmax(kept: &mut [Candidate], temperature: f32) -> f32 {
-    let best = kept.iter().fold(f32::NEG_INFINITY, |best, c| if c.score > best { c.score } else { best });
-    let mut total = 0.0;
-    for candidate in kept {
-        let p = tern_kernels::exp::exp((candidate.score - best) / temperature);
-        candidate.score = if p.is_nan() { 0.0 } else { p };
-        total += candidate.score;
+    if k < len {
+        candidates[..len].select_nth_unstable_by(k - 1, better);
     }
-    total
+    len.min(k)
 }
 
-/// The fewest best candidates whose scores reach `mass` together. Orders growing prefixes, not the whole.
+/// Writes the tokens at most `below` under the highest logit to the start of `candidates`; returns how many there are.
+fn within(logits: &[f32], below: f32, candidates: &mut [Candidate]) -> usize {
+    let highest = logits[argmax(logits) as usize];
+    above(logits, highest - below, candidates)
+}
+
+/// Writes the tokens that score at least `floor` to the start of `candidates`; returns how many there are.
+fn above(scores: &[f32], floor: f32, candidates: &mut [Candidate]) -> usize {
+    let mut len = 0;
+    for (chunk, values) in scores.chunks(CHUNK).enumerate() {
+        if values.iter().fold(false, |any, v| any | (*v >= floor)) {
+            for (i, score) in values.iter().enumerate() {
+                if *score >= floor {
+                    candidates[len] = Candidate { id: (chunk * CHUNK + i) as u32, score: *score };
+                    len += 1;
+                }
+            }
+        }
+    }
+    len
+}
+
+/// Writes the tokens that a repetition penalty is for, each once, to the start of `candidates`; returns how many there
+/// are.
+pub fn recent(sampling: &Sampling, history: &[u32], candidates: &mut [Candidate]) -> usize {
+    if sampling.repetition_penalty == 1.0 {
+        return 0;
+    }
+    let recent = &history[history.len().saturating_sub(sampling.repeat_window)..];
+    let vocab = candidates.len();
+    let mut len = 0;
+    // Put in order in runs, so that a window longer than the vocabulary fits too.
+    for run in recent.chunks((vocab / 2).max(1)) {
+        for id in run.iter().filter(|id| (**id as usize) < vocab) {
+            if len < vocab {
+                candidates[len] = Candidate { id: *id, score: 0.0 };
+                len += 1;
+            }
+        }
+        len = unique(&mut candidates[..len]);
+    }
+    len
+}
+
+/// Moves one candidate of each id to the front; returns how many there are.
+fn unique(candidates: &mut [Candidate]) -> usize {
+    candidates.sort_unstable_by_key(|candidate| candidate.id);
+    let mut len = 0;
+    for at in 0..candidates.len() {
+        if len == 0 || candidates[at].id != candidates[len - 1].id {
+            candidates[len] = candidates[at];
+            len += 1;
+        }
+    }
+    len
+}
+
+/// The logit of a token that was seen recently.
+pub fn penalized(sampling: &Sampling, logit: f32) -> f32 {
+    let penalty = sampling.repetition_penalty;
+    if logit > 0.0 { logit / penalty } else { logit * penalty }
+}
+
+/// The fewest best candidates whose scores reach `mass` together, best first. Orders growing prefixes, not the whole.
 fn nucleus(kept: &mut [Candidate], mass: f32) -> &mut [Candidate] {
     let mut ordered = 0;
     let mut reached = 0.0;
@@ -234,9 +404,47 @@ fn draw(kept: &[Candidate], floor: f32, rng: &mut Rng) -> u32 {
     last
 }
 
+/// Draws an index in proportion to `p`; NaN counts as 0.
+fn draw_from(p: &[f32], rng: &mut Rng) -> u32 {
+    /// Scores that are added up before the chunk of the draw is known.
+    const WIDE: usize = 1024;
+    let score = |v: &f32| if *v > 0.0 { *v } else { 0.0 };
+    // Sixteen sums side by side: one chain of additions would wait for each.
+    let sum = |chunk: &[f32]| {
+        let (blocks, tail) = chunk.as_chunks::<LANES>();
+        let mut lanes = [0.0f32; LANES];
+        for block in blocks {
+            for (lane, v) in lanes.iter_mut().zip(block) {
+                *lane += score(v);
+            }
+        }
+        fold(lanes) + tail.iter().map(score).sum::<f32>()
+    };
+    let total: f32 = p.chunks(WIDE).map(sum).sum();
+    let mut left = rng.next_f32() * total;
+    let mut last = 0;
+    for (chunk, values) in p.chunks(WIDE).enumerate() {
+        let here = sum(values);
+        if left >= here {
+            left -= here;
+            continue;
+        }
+        for (i, v) in values.iter().enumerate().filter(|(_, v)| **v > 0.0) {
+            last = (chunk * WIDE + i) as u32;
+            left -= v;
+            if left < 0.0 {
+                return last;
+            }
+        }
+    }
+    // Rounding has left a little behind the last token: the last one that is possible at all takes it.
+    p.iter().rposition(|v| *v > 0.0).map_or(last, |at| at as u32)
+}
+
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
+    use tern_kernels::SCALAR;
 
     /// Draws `n` times and counts each id.
     fn counts(sampling: Sampling, logits: &[f32], n: usize) -> Vec<usize> {
@@ -244,7 +452,8 @@ mod tests {
         let mut candidates = vec![Candidate { id: 0, score: 0.0 }; logits.len()];
         let mut counts = vec![0; logits.len()];
         for _ in 0..n {
-            counts[sample(&sampling, &mut rng, &mut logits.to_vec(), &[], &mut candidates) as usize] += 1;
+            let id = sample(&SCALAR, &sampling, &mut rng, &mut logits.to_vec(), &[], &mut candidates);
+            counts[id as usize] += 1;
         }
         counts
     }
@@ -305,8 +514,68 @@ mod tests {
     fn repeated_tokens_are_penalised_once_each() {
         let sampling = Sampling { repetition_penalty: 2.0, repeat_window: 3, ..Sampling::default() };
         let mut logits = [4.0, -1.0, 4.0, 3.0];
-        penalize(&sampling, &mut logits, &[2, 0, 1, 0]);
+        let mut candidates = [Candidate { id: 0, score: 0.0 }; 4];
+        let recent = recent(&sampling, &[2, 0, 1, 0, 9], &mut candidates);
+        assert_eq!(candidates[..recent].iter().map(|c| c.id).collect::<Vec<_>>(), [0, 1]);
+        sample(&SCALAR, &sampling, &mut Rng::new(0), &mut logits, &[2, 0, 1, 0], &mut candidates);
         assert_eq!(logits, [2.0, -2.0, 4.0, 3.0]);
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_full_sort() {
+        let mut rng = Rng::new(12);
+        for round in 0..300 {
+            let n = 1 + (rng.next_u64() % 2000) as usize;
+            // Few different values, so that ties are common; some that no choice may fall on.
+            let scores: Vec<f32> = (0..n)
+                .map(|_| match rng.next_u64() % 50 {
+                    0 => f32::NAN,
+                    1 => f32::NEG_INFINITY,
+                    v => (v % (1 + round % 40)) as f32,
+                })
+                .collect();
+            let k = 1 + (rng.next_u64() % 600) as usize;
+            let mut sorted: Vec<_> = (0..n as u32)
+                .map(|id| Candidate { id, score: scores[id as usize] })
+                .filter(|c| c.score > f32::NEG_INFINITY)
+                .collect();
+            sorted.sort_by(better);
+            sorted.truncate(k);
+            let mut found = vec![Candidate { id: 0, score: 0.0 }; n];
+            let kept = top(&scores, k, &mut found);
+            found[..kept].sort_by(better);
+            assert_eq!(found[..kept], sorted, "{k} of {n}");
+            let first = sorted.first().map_or(0, |c| c.id);
+            assert_eq!(argmax(&scores), first);
+        }
+    }
+
+    #[test]
+    fn more_candidates_than_needed_change_nothing() {
+        let mut rng = Rng::new(13);
+        let base = Sampling { temperature: 0.9, ..Sampling::default() };
+        let all = [
+            Sampling { top_k: 20, top_p: 0.9, min_p: 0.02, ..base },
+            Sampling { min_p: 0.05, ..base },
+            Sampling::default(),
+        ];
+        for round in 0..300 {
+            let sampling = all[round % all.len()];
+            let logits: Vec<f32> = (0..500).map(|_| rng.next_f32() * 12.0).collect();
+            let mut memory = vec![Candidate { id: 0, score: 0.0 }; 500];
+            let seed = rng.next_u64();
+            let expected =
+                sample(&SCALAR, &sampling, &mut Rng::new(seed), &mut logits.clone(), &[], &mut memory);
+            let floor = rng.next_f32() * 6.0;
+            let mut some: Vec<_> = (0..500u32)
+                .map(|id| Candidate { id, score: logits[id as usize] })
+                .filter(|c| c.score > floor)
+                .collect();
+            some.reverse();
+            let mut scratch = vec![0.0; some.len()];
+            let found = choose(&SCALAR, &sampling, &mut Rng::new(seed), &mut some, &mut scratch);
+            assert_eq!(found, expected, "{sampling:?}");
+        }
     }
 
     #[test]

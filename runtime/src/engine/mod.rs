@@ -14,12 +14,12 @@ use crate::arena::Arena;
 use crate::error::LoadError;
 use crate::forward::{Machine, Row, Workspace};
 use crate::gguf::Gguf;
-use crate::head;
+use crate::head::{self, Head, screen};
 use crate::kv_cache::{KvCache, MAX_SLOTS};
 use crate::model::Model;
 use crate::parallel::Exec;
 use crate::plan::{MemoryPlan, Options};
-use crate::sampler::{Candidate, sample};
+use crate::sampler::{Candidate, Need, Sampling, choose, penalized, recent, sample};
 use crate::tokenizer::{EncodeError, Special, Tokenizer};
 use crate::trie::{LabelError, MAX_DEPTH, Node, Trie};
 
@@ -35,12 +35,24 @@ pub(crate) const LOGIT_CHUNK: usize = 8;
 pub(crate) struct Want {
     row: u32,
     slot: u32,
-    /// [`WANT_LOGITS`], or the trie node that the row stands for.
+    /// [`WANT_LOGITS`], [`WANT_CHOICE`], or the trie node that the row stands for.
     node: u32,
+    /// Of a want for logits or a choice, its row of logits.
+    logit_row: u32,
 }
 
 /// A want for logits over the whole vocabulary.
 const WANT_LOGITS: u32 = u32::MAX;
+/// A want for a token that can be chosen without all logits.
+const WANT_CHOICE: u32 = u32::MAX - 1;
+
+/// What a generating request wants of its last row.
+fn want_of(head: &Head<'_>, sampling: &Sampling) -> u32 {
+    match head {
+        Head::Planes(planes) if sampling.need(planes.rows) != Need::All => WANT_CHOICE,
+        _ => WANT_LOGITS,
+    }
+}
 
 /// What a step did.
 #[derive(Clone, Debug, Default)]
@@ -75,8 +87,7 @@ pub struct Engine<'a> {
     logits: &'a mut [f32],
     /// Final hidden states of the rows that want logits, `[rows, hidden]`.
     states: &'a mut [f32],
-    /// One widened row of the head.
-    wide: &'a mut [f32],
+    head_work: head::Workspace<'a>,
     candidates: &'a mut [Candidate],
     probabilities: &'a mut [f32],
 }
@@ -119,7 +130,7 @@ impl<'a> Engine<'a> {
         plan.expect(gguf, set, exec.workers())?;
         let MemoryPlan { config, options, .. } = *plan;
         let mut arena = Arena::new(memory);
-        let model = Model::load(gguf, config, set, &mut arena)?;
+        let model = Model::load_with_head(gguf, config, set, options.head, &mut arena)?;
         let tables = arena.take(plan.tokenizer.table_words())?;
         let tokenizer = Tokenizer::build(gguf, plan.tokenizer, tables)?;
         let pool = arena.take(plan.kv.pool_bytes().ok_or(LoadError::PlanOverflow)?)?;
@@ -128,7 +139,8 @@ impl<'a> Engine<'a> {
         let rows = options.batch_rows;
         let (logits, states) =
             (arena.take(plan.logit_rows() * config.vocab)?, arena.take(rows * config.hidden)?);
-        let (wide, candidates) = (arena.take(config.hidden)?, arena.take(config.vocab)?);
+        let head_work = head::Workspace::new(&model.head, plan.logit_rows(), &mut arena)?;
+        let candidates = arena.take(config.vocab)?;
         let mut slots = heapless::Vec::new();
         for _ in 0..options.slots {
             let slot = Slot {
@@ -156,7 +168,7 @@ impl<'a> Engine<'a> {
             encode_scratch: arena.take(Tokenizer::scratch_words(options.prompt_bytes))?,
             logits,
             states,
-            wide,
+            head_work,
             candidates,
         })
     }
@@ -277,13 +289,16 @@ impl<'a> Engine<'a> {
         let (rows, branches) = (&self.rows[..batch.rows], &self.branches[..batch.branches]);
         self.work.run(self.machine, &self.model, &mut self.cache, rows, branches);
         self.compute_logits(&batch);
-        let mut logit_row = 0;
+        // Choices and logits first: weighing labels takes over the head's working memory.
         for want in 0..batch.wants {
-            let Want { row, slot, node } = self.wants[want];
-            if node == WANT_LOGITS {
-                self.deliver_logits(slot as usize, row, logit_row, &mut events);
-                logit_row += 1;
-            } else {
+            let want = self.wants[want];
+            if want.node >= WANT_CHOICE {
+                self.deliver_logits(want, &mut events);
+            }
+        }
+        for want in 0..batch.wants {
+            let Want { row, slot, node, .. } = self.wants[want];
+            if node < WANT_CHOICE {
                 self.weigh_labels(slot as usize, row, node);
             }
         }
@@ -323,14 +338,18 @@ impl<'a> Engine<'a> {
             let last = live.done + 1 == live.known;
             let node = match live.work {
                 Work::Logits => Some(WANT_LOGITS),
-                Work::Generate(_) if last => Some(WANT_LOGITS),
+                Work::Generate(ref generation) if last => {
+                    Some(want_of(&self.model.head, &generation.sampling))
+                }
                 Work::Choose if last => Some(0),
                 _ => None,
             };
             if let Some(node) = node {
-                self.wants[batch.wants] = Want { row: batch.rows as u32, slot: index as u32, node };
+                let logit_row = batch.logit_rows as u32;
+                self.wants[batch.wants] =
+                    Want { row: batch.rows as u32, slot: index as u32, node, logit_row };
                 batch.wants += 1;
-                batch.logit_rows += usize::from(node == WANT_LOGITS);
+                batch.logit_rows += usize::from(node >= WANT_CHOICE);
                 batch.logit_chunk += usize::from(matches!(live.work, Work::Logits));
             }
             self.rows[batch.rows] = slot.text_row(index, live.done);
@@ -343,7 +362,8 @@ impl<'a> Engine<'a> {
                     break;
                 }
                 let row = slot.label_row(index, live.known, node, self.branches, batch.branches);
-                self.wants[batch.wants] = Want { row: batch.rows as u32, slot: index as u32, node };
+                self.wants[batch.wants] =
+                    Want { row: batch.rows as u32, slot: index as u32, node, logit_row: 0 };
                 batch.wants += 1;
                 batch.branches += row.branch_len as usize;
                 self.rows[batch.rows] = row;
@@ -363,40 +383,88 @@ impl<'a> Engine<'a> {
         slot.live = Some(live);
     }
 
-    /// Logits of every row that wants them, in the order of the wants.
+    /// Logits of every row that wants them, or what they can be at most where a token is to be chosen. Rows of choices
+    /// come before those of logits, so that each kind is computed in one go.
     fn compute_logits(&mut self, batch: &Batch) {
-        let (hidden, vocab) = (self.model.config.hidden, self.model.config.vocab);
-        let wants = self.wants[..batch.wants].iter().filter(|want| want.node == WANT_LOGITS);
-        for (want, state) in wants.zip(self.states.chunks_exact_mut(hidden)) {
-            self.work.output(self.machine.set, &self.model, want.row as usize, state);
+        if batch.logit_rows == 0 {
+            return;
         }
-        let (states, logits) =
-            (&self.states[..batch.logit_rows * hidden], &mut self.logits[..batch.logit_rows * vocab]);
-        if batch.logit_rows > 0 {
-            head::logits(self.machine, self.work.scratch, &self.model.head, states, logits);
+        let Self { wants, states, work, machine, model, head_work, logits, .. } = self;
+        let (hidden, vocab) = (model.config.hidden, model.config.vocab);
+        let mut filled = 0;
+        let mut choices = 0;
+        for kind in [WANT_CHOICE, WANT_LOGITS] {
+            for want in wants[..batch.wants].iter_mut().filter(|want| want.node == kind) {
+                want.logit_row = filled as u32;
+                let state = &mut states[filled * hidden..(filled + 1) * hidden];
+                work.output(machine.set, model, want.row as usize, state);
+                filled += 1;
+            }
+            choices = if kind == WANT_CHOICE { filled } else { choices };
+        }
+        let (states, logits) = (&states[..filled * hidden], &mut logits[..filled * vocab]);
+        let (bounds, logits) = logits.split_at_mut(choices * vocab);
+        head_work.prepare(machine.set, &model.head, states);
+        if let Head::Planes(planes) = &model.head
+            && choices > 0
+        {
+            head::bounds(*machine, work.scratch, planes, head_work, 0..choices, bounds);
+        }
+        if filled > choices {
+            let rows = (states, choices..filled);
+            head::logits(*machine, work.scratch, &model.head, head_work, rows, logits);
         }
     }
 
+    /// Chooses the next token of a request by its row of logits, or of what they can be at most.
+    fn choose(&mut self, want: Want) -> u32 {
+        let Self { slots, machine, model, work, logits, head_work, candidates, .. } = self;
+        let (vocab, row, set) = (model.config.vocab, want.logit_row as usize, machine.set);
+        let logits = &mut logits[row * vocab..(row + 1) * vocab];
+        let slot = &mut slots[want.slot as usize];
+        let Some(Live { work: Work::Generate(generation), known, .. }) = &mut slot.live else { return 0 };
+        let history = &slot.tokens[..*known];
+        let (sampling, rng) = (&generation.sampling, &mut generation.rng);
+        let Head::Planes(planes) = &model.head else {
+            return sample(set, sampling, rng, logits, history, candidates);
+        };
+        if want.node == WANT_CHOICE {
+            let state = head_work.state(planes, row);
+            let known = recent(sampling, history, candidates);
+            for token in &mut candidates[..known] {
+                let logit = planes.logit(set, state.0, state.1, token.id as usize);
+                token.score = penalized(sampling, logit);
+            }
+            let (need, most) = (sampling.need(vocab), screen::most_rows(planes));
+            match screen::candidates(set, planes, state, need, logits, candidates, known, most) {
+                Some(found) => {
+                    return choose(set, sampling, rng, &mut candidates[..found.candidates], logits);
+                }
+                // Too many could be it.
+                None => {
+                    let rows = (&[][..], row..row + 1);
+                    head::logits(*machine, work.scratch, &model.head, head_work, rows, logits);
+                }
+            }
+        }
+        sample(set, sampling, rng, logits, history, candidates)
+    }
+
     /// Uses one row of logits: reports it, or chooses the next token.
-    fn deliver_logits(
-        &mut self,
-        index: usize,
-        row: u32,
-        logit_row: usize,
-        events: &mut impl FnMut(u64, Event<'_>),
-    ) {
-        let vocab = self.model.config.vocab;
-        let logits = &mut self.logits[logit_row * vocab..(logit_row + 1) * vocab];
+    fn deliver_logits(&mut self, want: Want, events: &mut impl FnMut(u64, Event<'_>)) {
+        let Want { row, slot: index, logit_row, .. } = want;
+        let (index, vocab) = (index as usize, self.model.config.vocab);
+        if let Some(Live { key, work: Work::Logits, .. }) = self.slots[index].live {
+            let position = self.rows[row as usize].position as usize;
+            let logits = &self.logits[logit_row as usize * vocab..][..vocab];
+            events(key, Event::Logits { position, logits });
+            return;
+        }
+        let id = self.choose(want);
         let slot = &mut self.slots[index];
         let Some(live) = &mut slot.live else { return };
         let key = live.key;
-        let Work::Generate(generation) = &mut live.work else {
-            let position = self.rows[row as usize].position as usize;
-            events(key, Event::Logits { position, logits });
-            return;
-        };
-        let history = &slot.tokens[..live.known];
-        let id = sample(&generation.sampling, &mut generation.rng, logits, history, self.candidates);
+        let Work::Generate(generation) = &mut live.work else { return };
         let text = &mut generation.text;
         let mut finish = None;
         if !generation.ignore_stop_tokens && self.tokenizer.stop_tokens().contains(&id) {
@@ -425,7 +493,7 @@ impl<'a> Engine<'a> {
 
     /// Weighs the children of a trie node by the hidden state of its row.
     fn weigh_labels(&mut self, index: usize, row: u32, node: u32) {
-        let Self { slots, work, machine, model, states, wide, .. } = self;
+        let Self { slots, work, machine, model, states, head_work, .. } = self;
         let trie = &mut slots[index].trie;
         if !trie.branches(node) {
             trie.pass_on(node);
@@ -433,7 +501,8 @@ impl<'a> Engine<'a> {
         }
         let state = &mut states[..model.config.hidden];
         work.output(machine.set, model, row as usize, state);
-        trie.share(node, |token| head::logit(machine.set, &model.head, state, token as usize, wide));
+        head_work.prepare(machine.set, &model.head, state);
+        trie.share(node, |token| head::logit(machine.set, &model.head, head_work, state, token as usize));
     }
 
     /// Ends a decision or a request for logits that has nothing left to run.

@@ -11,6 +11,7 @@ use tern_kernels::{KernelSet, Layout, pack};
 use crate::arena::{Arena, slice_bytes};
 use crate::error::LoadError;
 use crate::gguf::{Gguf, PACKED_TAIL_BYTES, TensorInfo, TensorType};
+use crate::head::{Head, HeadKind, Planes};
 pub use config::{Config, MAX_LAYERS};
 pub use dense::{Dense, DenseData};
 
@@ -58,8 +59,8 @@ pub struct Model<'a> {
     pub config: Config,
     /// `[vocab, hidden]`.
     pub embedding: Dense<'a>,
-    /// `[vocab, hidden]`; the embedding itself when the model ties them.
-    pub head: Dense<'a>,
+    /// `[vocab, hidden]`; the embedding itself, or made of it, when the model ties them.
+    pub head: Head<'a>,
     /// Whether the file has a head of its own.
     pub untied: bool,
     /// `[hidden]`, before the head.
@@ -95,11 +96,30 @@ impl<'a> Model<'a> {
         set: &KernelSet,
         arena: &mut Arena<'a>,
     ) -> Result<Self, LoadError> {
+        Model::load_with_head(gguf, config, set, HeadKind::File, arena)
+    }
+
+    /// As [`load`](Self::load), with a head of this kind.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn load_with_head(
+        gguf: &Gguf<'a>,
+        config: Config,
+        set: &KernelSet,
+        kind: HeadKind,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, LoadError> {
         let Config { hidden, ffn, vocab, .. } = config;
         let embedding = Dense::load(&gguf.require("token_embd.weight")?, hidden, vocab)?;
-        let (head, untied) = match gguf.tensor("output.weight") {
+        let (dense, untied) = match gguf.tensor("output.weight") {
             Some(info) => (Dense::load(&info, hidden, vocab)?, true),
             None => (embedding, false),
+        };
+        let head = match Planes::load(gguf, hidden, vocab)? {
+            Some(planes) => Head::Planes(planes),
+            None if kind == HeadKind::Int8 => Head::Planes(Planes::build(set, &dense, arena)?),
+            None => Head::Dense(dense),
         };
         let output_norm = dense::load_norm(&gguf.require("output_norm.weight")?, hidden)?;
         let mut layers = heapless::Vec::new();
@@ -140,7 +160,7 @@ impl<'a> Model<'a> {
             layer.qkv.iter().chain(&layer.gate_up).chain(single)
         });
         let codes: usize = matrices.map(|matrix| matrix.packed.len()).sum();
-        codes + self.head.bytes() + self.embedding.bytes() / self.embedding.rows
+        codes + self.head.streamed_bytes() + self.embedding.bytes() / self.embedding.rows
     }
 }
 

@@ -1,4 +1,4 @@
-//! Hidden states to logits, for the whole vocabulary or for a few of its rows.
+//! Heads as files store them: binary32, binary16, or blocks that are widened row by row.
 
 use bytemuck::cast_slice_mut;
 use tern_kernels::KernelSet;
