@@ -27,7 +27,7 @@ use tern_kernels::{KernelSet, Layout, TernaryOps, Tile, VectorOps};
 
 use crate::floats;
 use crate::head;
-use crate::products::STRIP_TOKENS;
+use crate::products::in_strips;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX2 and F16C and that its operating system saves their registers.
@@ -71,13 +71,13 @@ crate::products::featured!(
     // SAFETY: answers (1): `Avx2::sets` alone hands these tables out.
     unsafe { super::float_ops() },
     t5r: crate::t5r::multiply_strips,
-    t2r4: crate::t2r4::multiply_strips,
+    t2r4: crate::t2r4::multiply_codes,
     t5c: crate::t5c::multiply_strips,
 );
 
 /// The product of a matrix in `T2B128`.
 fn multiply(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]) {
-    if tile.tokens < STRIP_TOKENS {
+    if !in_strips(tile.cols, tile.tokens) {
         return tiles::multiply::<Maddubs>(tile, sums);
     }
     // SAFETY: only `SET` names this function: its users hold the token, and its wrapper has checked the shapes.

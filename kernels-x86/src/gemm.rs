@@ -6,9 +6,9 @@
 //!     strip[s][v] = double word i holds the codes (weight + 1) of row i of v in columns 4s .. 4s+4
 //!   for each group of T tokens
 //!     for each 4 columns s
-//!       w[v] = strip[s][v]                                     V loads
-//!       for each token: a = its 4 activations in every double word
-//!         for each v: sum[v][t] = vpdpbusd(sum[v][t], w[v], a)
+//!       a[t] = the 4 activations of token t in every double word
+//!       for each v: w = strip[s][v]
+//!         for each token: sum[v][t] = vpdpbusd(sum[v][t], w, a[t])
 //!     double word i of sum[v][t] is row i's sum: take off `sum q` and store, or add to what earlier blocks stored
 //! ```
 //!
@@ -123,14 +123,14 @@ pub(crate) unsafe fn strip_product<B: Vectors, const N: usize, const T: usize>(
         unsafe {
             if B::DOT {
                 for s in 0..4 {
-                    let mut w = [b.zero(); N];
-                    for v in 0..N {
-                        w[v] = b.load(strip.add((s * N + v) * B::BYTES));
-                    }
+                    let mut a = [b.zero(); T];
                     for t in 0..T {
-                        let a = b.repeat4(q[t].add(RUN * run + 4 * s));
-                        for v in 0..N {
-                            sums[v][t] = b.dot_code(sums[v][t], w[v], a);
+                        a[t] = b.repeat4(q[t].add(RUN * run + 4 * s));
+                    }
+                    for v in 0..N {
+                        let w = b.load(strip.add((s * N + v) * B::BYTES));
+                        for t in 0..T {
+                            sums[v][t] = b.dot_code(sums[v][t], w, a[t]);
                         }
                     }
                 }

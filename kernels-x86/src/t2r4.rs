@@ -41,7 +41,13 @@ const STEP: usize = 64;
 const AHEAD_BYTES: usize = 8192;
 
 /// Tokens up to which bytes are multiplied as they are.
-const DIRECT_TOKENS: usize = 12;
+const DIRECT_TOKENS: usize = 48;
+
+/// The same where two tokens at once are all that registers hold.
+const DIRECT_TOKENS_256: usize = 8;
+
+/// The same where only codes can be multiplied, so that fields are taken out for every token.
+const CODES_TOKENS: usize = 3;
 
 /// The product with tiers that have a dot product of any bytes.
 ///
@@ -54,7 +60,8 @@ pub(crate) unsafe fn multiply<B: Dot + StripProduct>(
     scratch: &mut [u64],
     sums: &mut [i32],
 ) {
-    if tile.tokens > DIRECT_TOKENS {
+    let most = if B::LANES == 4 { DIRECT_TOKENS } else { DIRECT_TOKENS_256 };
+    if tile.tokens > most {
         // SAFETY: the caller's duties are the same.
         return unsafe { multiply_strips(b, tile, scratch, sums) };
     }
@@ -75,6 +82,29 @@ pub(crate) unsafe fn multiply<B: Dot + StripProduct>(
                 }
             }
             token += group;
+        }
+    }
+}
+
+/// The product with tiers that multiply codes only.
+///
+/// # Safety
+/// As [`gemm::multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_codes<B: StripProduct>(
+    b: B,
+    tile: Tile<'_>,
+    scratch: &mut [u64],
+    sums: &mut [i32],
+) {
+    if tile.tokens > CODES_TOKENS {
+        // SAFETY: the caller's duties are the same.
+        return unsafe { multiply_strips(b, tile, scratch, sums) };
+    }
+    for row in (0..tile.rows).step_by(B::WORDS) {
+        for token in 0..tile.tokens {
+            // SAFETY: the tile has these rows and tokens.
+            unsafe { direct_codes(b, tile, row, token, sums) };
         }
     }
 }
@@ -115,7 +145,6 @@ unsafe fn direct<B: Dot, const T: usize, const U: usize>(
 ) {
     let stride = tile.prepared.len() / tile.tokens;
     let tokens = &tile.prepared[token * stride..][..T * stride];
-    let rows = (tile.rows - row).min(B::WORDS);
     let steps = tile.cols / RUN;
     let from = lanes_at(tile, row);
     let mut q = [tokens.as_ptr(); T];
@@ -147,16 +176,58 @@ unsafe fn direct<B: Dot, const T: usize, const U: usize>(
             b.shift32::<4>(b.sub32(total[2], total[1])),
             b.shift32::<6>(b.sub32(total[3], total[2])),
         ];
-        let less = b.splat32(plain_sum(&tokens[t * stride..]));
-        let ordered = b.sub32(sum4(b, four), less);
-        let out = &mut sums[(token + t) * tile.rows + row..][..rows];
-        if rows == B::WORDS {
-            // SAFETY: as many double words as a vector has, by the line above.
-            unsafe { b.store(out.as_mut_ptr().cast(), ordered) };
-        } else {
-            out.copy_from_slice(&words(b, ordered)[..rows]);
+        put(b, tile, row, token + t, four, sums);
+    }
+}
+
+/// Stores the sums of `4 LANES` rows, of which vector `k` of `four` has row `k` of each four.
+#[inline(always)]
+fn put<B: Vectors>(b: B, tile: Tile<'_>, row: usize, token: usize, four: [B::V; 4], sums: &mut [i32]) {
+    let stride = tile.prepared.len() / tile.tokens;
+    let rows = (tile.rows - row).min(B::WORDS);
+    let less = b.splat32(plain_sum(&tile.prepared[token * stride..]));
+    let ordered = b.sub32(sum4(b, four), less);
+    let out = &mut sums[token * tile.rows + row..][..rows];
+    if rows == B::WORDS {
+        // SAFETY: as many double words as a vector has, by the line above.
+        unsafe { b.store(out.as_mut_ptr().cast(), ordered) };
+    } else {
+        out.copy_from_slice(&words(b, ordered)[..rows]);
+    }
+}
+
+/// `4 LANES` rows from `row` on and a token, four steps at a time, every field taken out as codes.
+///
+/// # Safety
+/// 1. `tile` has the row, which is a multiple of `4 LANES`, and the token.
+#[inline(always)]
+unsafe fn direct_codes<B: Vectors>(b: B, tile: Tile<'_>, row: usize, token: usize, sums: &mut [i32]) {
+    let stride = tile.prepared.len() / tile.tokens;
+    let q = tile.prepared[token * stride + PLAIN_HEADER..].as_ptr();
+    let from = lanes_at(tile, row);
+    let steps = tile.cols / RUN;
+    let mut four = [b.zero(); 4];
+    for first in (0..steps).step_by(4) {
+        let (mut codes, mut a) = ([b.zero(); 4], [b.zero(); 4]);
+        for s in 0..4 {
+            // Steps past the end meet the zeros that a token is padded with.
+            let step = (first + s).min(steps - 1);
+            prefetch_line(from.wrapping_add(STEP * step + AHEAD_BYTES));
+            // SAFETY: a step of the panel (1), and of the token, which is padded to a multiple of four steps.
+            unsafe {
+                codes[s] = b.add8(b.load(from.add(STEP * step)), b.splat8(0x40));
+                a[s] = b.repeat16(q.add(RUN * (first + s)));
+            }
+        }
+        for k in 0..4 {
+            let mut fields = [b.zero(); 4];
+            for s in 0..4 {
+                fields[s] = b.field(codes[s], 2 * k, 3);
+            }
+            four[k] = b.dot_codes(four[k], fields, a);
         }
     }
+    put(b, tile, row, token, four, sums);
 }
 
 /// Adds the products of one step of a vector with `T` tokens to `d`.
@@ -175,12 +246,16 @@ unsafe fn add_step<B: Dot, const T: usize>(
     prefetch_line(at.wrapping_add(AHEAD_BYTES));
     // SAFETY: duty (1) is the caller's.
     let codes = b.add8(unsafe { b.load(at) }, b.splat8(0x40));
-    let fields = [b.and(codes, b.splat8(3)), b.and(codes, b.splat8(15)), b.and(codes, b.splat8(63)), codes];
+    let mut a = [b.zero(); T];
     for t in 0..T {
         // SAFETY: duty (1) is the caller's.
-        let a = unsafe { b.repeat16(q[t].add(RUN * step)) };
-        for k in 0..4 {
-            d[t][k] = b.dot(d[t][k], fields[k], a);
+        a[t] = unsafe { b.repeat16(q[t].add(RUN * step)) };
+    }
+    // Field after field, so that only one of them needs a register.
+    for k in 0..4 {
+        let field = if k < 3 { b.and(codes, b.splat8((4 << (2 * k)) - 1)) } else { codes };
+        for t in 0..T {
+            d[t][k] = b.dot(d[t][k], field, a[t]);
         }
     }
 }

@@ -42,7 +42,7 @@ const BLOCK_BYTES: usize = 256;
 const AHEAD_BYTES: usize = 8192;
 
 /// Tokens up to which bytes are multiplied as they are: two dot products a weight, but no expansion.
-const DIRECT_TOKENS: usize = 2;
+const DIRECT_TOKENS: usize = 6;
 
 /// Bytes of a prepared token: the plain form, with zeros to the end of a block.
 pub(crate) fn prepared_bytes(cols: usize) -> usize {
@@ -65,16 +65,19 @@ pub(crate) unsafe fn multiply<B: Dot + StripProduct>(
         return unsafe { multiply_strips(b, tile, scratch, sums) };
     }
     for row in (0..tile.rows).step_by(B::WORDS) {
-        // SAFETY: the tile has these rows and tokens.
-        unsafe {
-            match tile.tokens {
-                2 if B::SUMS >= 16 => direct::<B, 2>(b, tile, row, 0, sums),
-                tokens => {
-                    for token in 0..tokens {
-                        direct::<B, 1>(b, tile, row, token, sums);
-                    }
+        let mut token = 0;
+        while token < tile.tokens {
+            let left = tile.tokens - token;
+            let group = left.div_ceil(left.div_ceil(B::SUMS / 8));
+            // SAFETY: the tile has these rows and `group` tokens from `token` on.
+            unsafe {
+                match group {
+                    1 => direct::<B, 1>(b, tile, row, token, sums),
+                    2 => direct::<B, 2>(b, tile, row, token, sums),
+                    _ => direct::<B, 3>(b, tile, row, token, sums),
                 }
             }
+            token += group;
         }
     }
 }

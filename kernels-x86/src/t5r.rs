@@ -29,6 +29,7 @@ use tern_kernels::Tile;
 use tern_kernels::reference::{PLAIN_HEADER, plain_sum};
 
 use crate::gemm::{self, Expand, RUN, StripProduct};
+use crate::products::FEW_COLS;
 use crate::tiles::{self, prefetch_line};
 use crate::vectors::{Dot, MOST_WORDS, Vectors, sum4, transpose4, words};
 
@@ -42,7 +43,10 @@ const STEP: usize = 32;
 const STREAM_AHEAD_BYTES: usize = 1024;
 
 /// Tokens up to which bytes are multiplied as they are: six dot products for five rows, but no expansion.
-const DIRECT_TOKENS: usize = 8;
+const DIRECT_TOKENS: usize = 12;
+
+/// The same for rows so short that their sums across lanes weigh.
+const DIRECT_TOKENS_FEW_COLS: usize = 4;
 
 /// The product with tiers that have a dot product of any bytes.
 ///
@@ -55,7 +59,8 @@ pub(crate) unsafe fn multiply<B: Dot + StripProduct>(
     scratch: &mut [u64],
     sums: &mut [i32],
 ) {
-    if tile.tokens > DIRECT_TOKENS {
+    let most = if tile.cols < FEW_COLS { DIRECT_TOKENS_FEW_COLS } else { DIRECT_TOKENS };
+    if tile.tokens > most {
         // SAFETY: the caller's duties are the same.
         return unsafe { multiply_strips(b, tile, scratch, sums) };
     }
@@ -63,7 +68,7 @@ pub(crate) unsafe fn multiply<B: Dot + StripProduct>(
         let mut token = 0;
         while token < tile.tokens {
             let left = tile.tokens - token;
-            let group = left.div_ceil(left.div_ceil(B::SUMS / 6));
+            let group = left.div_ceil(left.div_ceil((B::SUMS + 1) / 6));
             // SAFETY: the tile has these rows and `group` tokens from `token` on.
             unsafe {
                 match group {

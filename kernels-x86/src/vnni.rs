@@ -27,7 +27,7 @@ use tern_kernels::{KernelSet, Layout, TernaryOps, Tile, VectorOps};
 use crate::avx2::{self, Avx2};
 use crate::floats;
 use crate::head;
-use crate::products::STRIP_TOKENS;
+use crate::products::in_strips;
 use crate::tiles::{self, TileKernel, prefetch};
 
 /// Proof that this machine has AVX-512 F, BW, VL and VNNI and that its operating system saves their registers.
@@ -80,7 +80,7 @@ crate::products::featured!(
 
 /// The product of a matrix in `T2B128`.
 fn multiply(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]) {
-    if tile.tokens < STRIP_TOKENS {
+    if !in_strips(tile.cols, tile.tokens) {
         return tiles::multiply::<Dpbusd>(tile, sums);
     }
     // SAFETY: only `SET` names this function: its users hold the token, and its wrapper has checked the shapes.
