@@ -158,7 +158,7 @@ pub(crate) unsafe fn strip_product<B: Vectors, const N: usize, const T: usize>(
 /// The whole product of a matrix in the layout `X`.
 ///
 /// # Safety
-/// 1. `tile` and the length of `sums` are what [`tern_kernels::KernelSet::multiply`] checked.
+/// 1. `tile`, which has columns, and the length of `sums` are what [`tern_kernels::KernelSet::multiply`] checked.
 /// 2. `scratch` has [`scratch_words`].
 #[inline(always)]
 pub(crate) unsafe fn multiply<B: StripProduct, X: Expand<N>, const N: usize>(
@@ -172,9 +172,6 @@ pub(crate) unsafe fn multiply<B: StripProduct, X: Expand<N>, const N: usize>(
     let strip_rows = N * B::WORDS;
     let room = if tile.tokens < MANY_TOKENS { FEW_BYTES } else { MANY_BYTES };
     let block = room / strip_rows / X::UNIT * X::UNIT;
-    if tile.cols == 0 {
-        sums.fill(0);
-    }
     let groups = tile.tokens.div_ceil(B::SUMS / N);
     // Layouts have whole panels in a strip, but for strips that are a part of one.
     let strip_bytes = tile.weights.len() / tile.rows.div_ceil(strip_rows);

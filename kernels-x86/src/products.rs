@@ -140,6 +140,10 @@ macro_rules! product {
         /// 1. `tile` and the lengths of `scratch` and `sums` are what [`KernelSet::multiply`] checked.
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]) {
+            // Without columns there are no bytes to point at.
+            if tile.cols == 0 {
+                return sums.fill(0);
+            }
             // SAFETY: duty (1) is the caller's.
             unsafe { $product($token(()), tile, scratch, sums) }
         }

@@ -237,13 +237,16 @@ fn the_widest_matrix_is_exact() {
 
 #[test]
 fn a_matrix_without_columns_has_zero_sums() {
+    // Rows in several tiles, and tokens that are few and many.
     for set in sets() {
-        let mut prepared = vec![0; 2 * set.prepared_bytes(0)];
-        prepared.chunks_exact_mut(set.prepared_bytes(0)).for_each(|p| set.prepare(&[], p));
-        let mut sums = [GUARD; 10];
-        let mut scratch = vec![0; set.scratch_words(5, 0, 2)];
-        set.multiply(&[], 5, 0, &prepared, 2, &mut scratch, &mut sums);
-        assert_eq!(sums, [0; 10], "{}", set.name);
+        for (rows, tokens) in [(5, 2), (100, 1), (100, 17)] {
+            let mut prepared = vec![0; tokens * set.prepared_bytes(0)];
+            prepared.chunks_exact_mut(set.prepared_bytes(0)).for_each(|p| set.prepare(&[], p));
+            let mut sums = vec![GUARD; rows * tokens];
+            let mut scratch = vec![0; set.scratch_words(rows, 0, tokens)];
+            set.multiply(&[], rows, 0, &prepared, tokens, &mut scratch, &mut sums);
+            assert!(sums.iter().all(|sum| *sum == 0), "{} {rows} rows, {tokens} tokens", set.name);
+        }
     }
 }
 
