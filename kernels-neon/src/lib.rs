@@ -4,6 +4,10 @@
 //! |---|---|---|---|
 //! | `dotprod` | `aarch64-t2i8-dotprod` | FEAT_DotProd (Cortex-A55, A75 and later) | 2-bit codes straight from the file |
 //! | `tl1` | `aarch64-tl1i8-neon` | Armv8.0 | lookup tables of weight pairs, for cores without `sdot` |
+//! | `t5r_dotprod` | `aarch64-t5ri8-dotprod`, `aarch64-t5ri8-dotprod-inorder` | FEAT_DotProd | five rows a byte |
+//! | `t5r` | `aarch64-t5ri8-neon`, `aarch64-t5ri8-neon-inorder` | Armv8.0 | five rows a byte, for cores without `sdot` |
+//! | `t2r4_dotprod` | `aarch64-t2r4i8-dotprod` | FEAT_DotProd | four rows a byte, where arithmetic binds and memory does not |
+//! | `t2r4` | `aarch64-t2r4i8-neon` | Armv8.0 | four rows a byte, for cores without `sdot` |
 //! | `float` | both | Armv8.0 | float operations with the bits of [`tern_kernels::lanes`], binary16 rows by `fcvtl` |
 //!
 //! `head` holds the products of an int8 LM head for both.
@@ -39,6 +43,16 @@ mod float;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod head;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod panels;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod t2r4;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod t2r4_dotprod;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod t5r;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod t5r_dotprod;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod tl1;
 
 use tern_kernels::KernelSet;
@@ -46,8 +60,16 @@ use tern_kernels::KernelSet;
 /// The sets that this machine can run, best first; the answer never changes while the process runs.
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 pub fn all() -> impl Iterator<Item = &'static KernelSet> {
-    let dotprod = dotprod::DotProd::detect().map(dotprod::DotProd::set);
-    dotprod.into_iter().chain(core::iter::once(&tl1::SET))
+    let dotprod = dotprod::DotProd::detect();
+    let five_rows = dotprod.map(|proof| [t5r_dotprod::set(proof), t5r_dotprod::in_order_set(proof)]);
+    dotprod
+        .map(dotprod::DotProd::set)
+        .into_iter()
+        .chain([&tl1::SET])
+        .chain(five_rows.into_iter().flatten())
+        .chain([&t5r::SET, &t5r::IN_ORDER_SET])
+        .chain(dotprod.map(t2r4_dotprod::set))
+        .chain([&t2r4::SET])
 }
 
 /// The sets that this machine can run: none, because it is not a little-endian AArch64 with NEON.

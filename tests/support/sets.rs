@@ -4,9 +4,15 @@ use tern_kernels::KernelSet;
 use tern_kernels::reference::SCALARS;
 
 /// Every set of the project by name, with the architecture and what it needs there.
-const KNOWN: [(&str, &str, &str); 22] = [
+const KNOWN: [(&str, &str, &str); 28] = [
     ("aarch64-t2i8-dotprod", "aarch64", "FEAT_DotProd"),
     ("aarch64-tl1i8-neon", "aarch64", "NEON"),
+    ("aarch64-t5ri8-dotprod", "aarch64", "FEAT_DotProd"),
+    ("aarch64-t5ri8-dotprod-inorder", "aarch64", "FEAT_DotProd"),
+    ("aarch64-t5ri8-neon", "aarch64", "NEON"),
+    ("aarch64-t5ri8-neon-inorder", "aarch64", "NEON"),
+    ("aarch64-t2r4i8-dotprod", "aarch64", "FEAT_DotProd"),
+    ("aarch64-t2r4i8-neon", "aarch64", "NEON"),
     ("x86_64-t2i8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
     ("x86_64-t2i8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
     ("x86_64-t2i8-avx2", "x86_64", "AVX2 and F16C"),
