@@ -1,4 +1,4 @@
-//! `tern serve`: answers on a Unix socket until it is told to stop.
+//! `tern serve`: answers on a Unix socket and at a broker until it is told to stop.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -131,6 +131,23 @@ fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
         limits.client_queue,
         limits.text_bytes,
     );
+    if let Some(mqtt) = &config.mqtt {
+        text += &format!(
+            "mqtt     {} as {}, {}/{}/+/request{}, {} topics watched, outbox in {}\n",
+            mqtt.broker,
+            mqtt.client_id(),
+            mqtt.base,
+            mqtt.device(),
+            mqtt.group.as_ref().map(|group| format!(", in the group {group}")).unwrap_or_default(),
+            config.watch.len(),
+            mqtt.state_folder().display(),
+        );
+        for watch in config.watch.iter().filter(|watch| tasks.find(&watch.task).is_none()) {
+            let message =
+                format!("the watch of {:?} wants the task {:?}, which is not there", watch.topic, watch.task);
+            return Err(CommandError::new(Exit::BadInput, message));
+        }
+    }
     if let Some(kv) = choice.engine.kv {
         text += &format!("kv       {}\n", kv_name(kv));
     }

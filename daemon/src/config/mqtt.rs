@@ -1,8 +1,11 @@
 //! `[mqtt]` and `[[watch]]`: the broker, who the daemon is there, and which topics of others it reads.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::ConfigError;
 use crate::transport::mqtt::topic::{self, overlap};
@@ -77,14 +80,52 @@ impl Default for MqttSection {
     }
 }
 
-/// Where a secret is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+/// Where a secret is: `{ credential = "name" }` or `{ file = "/path" }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Secret {
     /// A name in the folder that systemd puts credentials in.
     Credential(String),
     /// A file.
     File(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    credential: Option<String>,
+    file: Option<PathBuf>,
+}
+
+const NAME_IT: &str =
+    "a secret is not written here but named: { credential = \"name\" } or { file = \"/path\" }";
+
+// By hand, because an error must not repeat a password that was written in its place.
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Place;
+
+        impl<'de> Visitor<'de> for Place {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a credential or a file")
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Secret, E> {
+                Err(E::custom(NAME_IT))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Secret, A::Error> {
+                match Named::deserialize(MapAccessDeserializer::new(map))? {
+                    Named { credential: Some(name), file: None } => Ok(Secret::Credential(name)),
+                    Named { credential: None, file: Some(path) } => Ok(Secret::File(path)),
+                    _ => Err(de::Error::custom(NAME_IT)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Place)
+    }
 }
 
 impl Secret {
@@ -314,5 +355,75 @@ impl MqttSection {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(section: &str, watches: &str) -> Result<(), String> {
+        let section: MqttSection = toml::from_str(section).map_err(|error| error.to_string())?;
+        #[derive(Deserialize)]
+        struct Watches {
+            #[serde(default)]
+            watch: Vec<Watch>,
+        }
+        let watches: Watches = toml::from_str(watches).map_err(|error| error.to_string())?;
+        section.check(&watches.watch).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn addresses_of_brokers_are_read() {
+        let tcp = |host: &str, port, tls| Some(Broker::Tcp { host: host.into(), port, tls });
+        assert_eq!(Broker::parse("mqtt://plant"), tcp("plant", 1883, false));
+        assert_eq!(Broker::parse("mqtts://plant:9000"), tcp("plant", 9000, true));
+        assert_eq!(Broker::parse("mqtt://[fe80::1]:1884"), tcp("[fe80::1]", 1884, false));
+        assert_eq!(Broker::parse("unix:/run/m.sock"), Some(Broker::Unix("/run/m.sock".into())));
+        for bad in ["plant", "http://plant", "mqtt://", "mqtt://a:b", "mqtt://user@plant", "unix:m.sock"] {
+            assert_eq!(Broker::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_with_its_key() {
+        let sound = "device = 'pi'\n";
+        let watch = |topic: &str, answer: &str| {
+            format!("[[watch]]\ntopic = '{topic}'\ntask = 't'\nanswer = '{answer}'\n")
+        };
+        assert_eq!(check(sound, ""), Ok(()));
+        assert_eq!(check(sound, &watch("site/+/log", "graded/{topic}")), Ok(()));
+        for (section, watches, words) in [
+            ("broker = 'plant'", String::new(), "mqtt.broker is \"plant\""),
+            ("broker = 'mqtts://plant'", String::new(), "mqtt.tls.ca"),
+            ("tls.ca = { file = '/x' }", String::new(), "mqtt.tls"),
+            ("password = { file = '/x' }", String::new(), "mqtt.user"),
+            ("password = { file = '/x', credential = 'y' }", String::new(), "not written here but named"),
+            ("base = 'a/#'", String::new(), "mqtt.base"),
+            ("device = 'a/b'", String::new(), "mqtt.device"),
+            ("keep_alive_s = 1", String::new(), "mqtt.keep_alive_s is 1; it may be 5 to 3600"),
+            ("devise = 'pi'", String::new(), "devise"),
+            (sound, watch("a/#/b", "x"), "watch.topic"),
+            (sound, watch("tern/pi/#", "x"), "our own requests"),
+            (sound, watch("a/+", "x") + &watch("+/b", "y"), "+/b beside a/+"),
+            (sound, watch("a/b", "x/+"), "watch.answer"),
+            (sound, watch("a/#", "a/answers"), "reads again"),
+            (sound, watch("a/#", "a/{topic}"), "reads again"),
+            (sound, watch("a/b", "tern/pi/summarize/request"), "reads again"),
+        ] {
+            let message = check(section, &watches).expect_err(words);
+            assert!(message.contains(words), "{words:?} in {message}");
+        }
+        let message = check("user = 'me'\npassword = 'hunter2'", "").expect_err("it is written out");
+        let error = toml::from_str::<MqttSection>("password = 'hunter2'").expect_err("it is written out");
+        assert!(message.contains("named") && !error.message().contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn a_device_has_a_name_that_fits_into_a_topic() {
+        let section = MqttSection { device: Some("press-1".into()), ..MqttSection::default() };
+        assert_eq!((section.device().as_str(), section.client_id().as_str()), ("press-1", "tern-press-1"));
+        assert_eq!(section.request_filters()[0], "tern/press-1/+/request");
+        assert!(super::topic::is_plain(&MqttSection::default().device()));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tern_protocol::answer::{Answer, Reason};
 
 use super::asked::{Asked, Route, Topics};
-use super::clock::Clock;
+use super::clock::{Clock, Millis};
 use super::inbox::{Inbox, Input};
 use super::journal::fnv1a;
 use super::link::{
@@ -145,11 +145,13 @@ pub struct Bridge {
     connect_at: Instant,
     /// Messages to be acknowledged, in the order in which they came (MQTT-4.6.0-2).
     tickets: VecDeque<Ticket>,
-    /// Messages for which there was no room yet.
-    held: VecDeque<Message>,
+    /// Messages for which there was no room yet, and when they came.
+    held: VecDeque<(Millis, Message)>,
     /// Answers to be sent, and those under way with the time since when.
     to_send: BTreeSet<Number>,
     under_way: BTreeMap<Number, Instant>,
+    /// Waiting requests that came again with more time than the engine was told.
+    extended: BTreeSet<Number>,
     /// What is to be tried again, and when.
     resubmit: Vec<(Instant, Number)>,
     resend: Vec<(Instant, Number)>,
@@ -198,6 +200,7 @@ impl Bridge {
             held: VecDeque::new(),
             to_send: BTreeSet::new(),
             under_way: BTreeMap::new(),
+            extended: BTreeSet::new(),
             resubmit: Vec::new(),
             resend: Vec::new(),
             figures_at: now,
@@ -387,18 +390,17 @@ impl Bridge {
         if self.parts.outbox.is_full() || self.parts.outbox.waiting() >= 2 * self.parts.receive_maximum {
             if message.ticket.is_some() {
                 // At most as many as the broker sends without being acknowledged.
-                return self.held.push_back(message);
+                return self.held.push_back((self.parts.clock.now(), message));
             }
             let most = 2 * self.parts.receive_maximum;
             return self.dropped.warn(|| {
                 format!("a message of QoS 0 was dropped: {most} requests wait; have it sent with QoS 1")
             });
         }
-        self.take(&message);
+        self.take(&message, self.parts.clock.now());
     }
 
-    fn take(&mut self, message: &Message) {
-        let now = self.parts.clock.now();
+    fn take(&mut self, message: &Message, now: Millis) {
         let topics = &self.parts.topics;
         let asked = match topics.route(&message.topic) {
             Route::Request(task) => topics.asked(task, message, now),
@@ -461,6 +463,9 @@ impl Bridge {
             return self.settle(message.ticket, None);
         }
         log::debug!("request {number} came again");
+        if !delivered && expires != entry.reply_to.expires {
+            self.extended.insert(number);
+        }
         self.parts.outbox.ask_again(number, message.ticket, expires);
         if delivered {
             self.to_send.insert(number);
@@ -502,9 +507,11 @@ impl Bridge {
                     let pause = Duration::from_millis(u64::from(failure.retry_after_ms.unwrap_or(100)));
                     return self.resubmit.push((Instant::now() + pause, number));
                 }
+                Reason::Deadline if self.extended.remove(&number) => return self.submit(number),
                 _ => {}
             }
         }
+        self.extended.remove(&number);
         let now = self.parts.clock.now();
         let Some(entry) = self.parts.outbox.entry(number) else { return };
         if entry.reply_to.expires.is_some_and(|expires| expires <= now) {
@@ -582,8 +589,8 @@ impl Bridge {
             && !self.parts.outbox.is_full()
             && self.parts.outbox.waiting() < 2 * self.parts.receive_maximum
         {
-            if let Some(message) = self.held.pop_front() {
-                self.take(&message);
+            if let Some((came, message)) = self.held.pop_front() {
+                self.take(&message, came);
             }
         }
         if self.under_way.values().any(|since| now.saturating_duration_since(*since) >= ACKNOWLEDGE) {

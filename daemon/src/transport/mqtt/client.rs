@@ -19,6 +19,7 @@ use rumqttc::{NetworkOptions, Outgoing, Transport};
 
 use super::link::{
     BrokerLimits, Dial, Link, LinkEvent, LinkFull, LinkOptions, Loss, Message, Outcome, Publication, Report,
+    TlsPem,
 };
 use crate::config::mqtt::Broker;
 
@@ -33,6 +34,10 @@ type Unsent = Arc<Mutex<VecDeque<u64>>>;
 pub struct Rumqtt;
 
 impl Dial for Rumqtt {
+    fn check(&self, options: &LinkOptions) -> Result<(), String> {
+        settings(options).map(|_| ())
+    }
+
     fn dial(&self, options: &LinkOptions, report: Report) -> Result<Box<dyn Link>, String> {
         let settings = settings(options)?;
         // Acknowledgements and publications are limited by their windows; subscriptions and farewells are few.
@@ -64,8 +69,8 @@ fn settings(options: &LinkOptions) -> Result<MqttOptions, String> {
             settings
         }
     };
-    if options.tls.is_some() {
-        return Err("this build has no TLS".into());
+    if let Some(pem) = &options.tls {
+        settings.set_transport(tls(pem)?);
     }
     let will = &options.will;
     let properties = LastWillProperties {
@@ -95,6 +100,17 @@ fn settings(options: &LinkOptions) -> Result<MqttOptions, String> {
         settings.set_credentials(user, password);
     }
     Ok(settings)
+}
+
+#[cfg(feature = "tls")]
+fn tls(pem: &TlsPem) -> Result<Transport, String> {
+    let config = rumqttc::TlsConfiguration::Rustls(super::tls::config(pem)?);
+    Ok(Transport::tls_with_config(config))
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls(_: &TlsPem) -> Result<Transport, String> {
+    Err("this program was built without TLS; build it with the feature tls, or use mqtt://".into())
 }
 
 struct RumqttLink {
@@ -146,6 +162,13 @@ impl Link for RumqttLink {
     fn disconnect(&mut self) {
         // A link that is too full for a farewell ends without one.
         let _ = self.client.try_disconnect();
+    }
+}
+
+impl Drop for RumqttLink {
+    fn drop(&mut self) {
+        // Its thread would go on for as long as the broker does.
+        self.disconnect();
     }
 }
 

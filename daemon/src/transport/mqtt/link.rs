@@ -212,6 +212,12 @@ pub type Report = Box<dyn Fn(LinkEvent) -> bool + Send>;
 
 /// Opens connections.
 pub trait Dial: fmt::Debug + Send {
+    /// Checks what can be checked without the broker.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    fn check(&self, options: &LinkOptions) -> Result<(), String>;
+
     /// Begins a connection.
     ///
     /// # Errors

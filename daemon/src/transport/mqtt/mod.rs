@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`link`] | what is needed of an MQTT library; [`client`] is the one file that names it |
+//! | `tls` | who may vouch for the broker, and who we are to it |
 //! | [`topic`], [`asked`] | topics; from a message to a request |
 //! | [`payload`], [`senml`] | from what devices send to text |
 //! | [`outbox`], [`journal`], [`clock`] | what was taken and what is owed, on disk |
@@ -54,6 +55,8 @@ pub mod presence;
 pub mod reconnect;
 pub mod reply;
 pub mod senml;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod topic;
 
 use std::error::Error;
@@ -148,7 +151,8 @@ impl MqttTransport {
         let topics = Topics::of(section, watches);
         let presence = Presence::new(topics.clone(), section.discovery.clone());
         // Now, so that a missing file is told at the start; later ones may have changed.
-        options(section, presence.will()).map_err(MqttError::Secret)?;
+        let now = options(section, presence.will()).map_err(MqttError::Secret)?;
+        dial.check(&now).map_err(MqttError::Secret)?;
         let theirs = section.clone();
         let inbox = Arc::new(Inbox::default());
         let seed = clock.now() ^ fnv1a(&[section.client_id().as_bytes()]) ^ u64::from(std::process::id());

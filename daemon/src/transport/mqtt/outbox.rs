@@ -22,6 +22,9 @@ use crate::wire::Request;
 /// Pause before a disk that refused is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long the answer to a request without a name is kept.
+const NAMELESS_MS: Millis = 60_000;
+
 /// Memory and disk that an entry takes beside its texts.
 const ENTRY_BYTES: usize = 256;
 
@@ -347,7 +350,12 @@ impl Outbox {
     /// The broker has the answer, or it is worth nothing any more.
     pub fn delivered(&mut self, number: Number) {
         let Some(entry) = self.entries.get(&number) else { return };
-        let keep_until = (self.clock.now() + self.cache_ms).max(entry.reply_to.expires.unwrap_or(0));
+        let now = self.clock.now();
+        let keep_until = match &entry.reply_to.correlation {
+            Some(_) => (now + self.cache_ms).max(entry.reply_to.expires.unwrap_or(0)),
+            // Its sender has no name to ask again by; only the broker may send it once more, and does so soon.
+            None => now + self.cache_ms.min(NAMELESS_MS),
+        };
         let record = Record::Delivered { number, keep_until };
         self.write(&record);
         self.replay(record);
