@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Broker {
     folder: tempfile::TempDir,
     port: u16,
+    second_port: u16,
     child: Option<Child>,
 }
 
@@ -24,22 +25,23 @@ impl Broker {
         Broker::start_with("persistence false")
     }
 
-    /// Starts a broker with these lines in its configuration.
+    /// Starts a broker with these lines in its configuration; `SECOND` in them is a free port.
     ///
     /// # Panics
     /// If it does not answer.
     pub fn start_with(lines: &str) -> Broker {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut broker = Broker { folder, port: 0, child: None };
+        let mut broker = Broker { folder, port: 0, second_port: 0, child: None };
         for _ in 0..10 {
             // The system chooses; somebody else may take it before mosquitto does, and then another is tried.
-            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-            broker.port = free.expect("a port is free").port();
+            let free = [TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0")];
+            [broker.port, broker.second_port] = free
+                .map(|listener| listener.and_then(|free| free.local_addr()).expect("a port is free").port());
             let config = format!(
                 "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nuser root\n{lines}\n",
                 broker.port
             )
-            .replace("FOLDER", &broker.folder.path().display().to_string());
+            .replace("SECOND", &broker.second_port.to_string());
             std::fs::write(broker.folder.path().join("m.conf"), config).expect("the folder can be written");
             broker.spawn();
             if broker.answers() {
@@ -77,6 +79,11 @@ impl Broker {
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port of a second listener, which the configuration calls `SECOND`.
+    pub fn second_port(&self) -> u16 {
+        self.second_port
     }
 
     /// A configuration of the daemon that uses it, with the outbox in `state`.
