@@ -156,10 +156,48 @@ fn bandwidth(c: &mut Criterion) {
     group.finish();
 }
 
+/// What one thread multiplies at best, for comparison: `vpdpbusd` on registers alone, in products of two bytes.
+#[cfg(target_arch = "x86_64")]
+fn peak(c: &mut Criterion) {
+    use std::arch::x86_64::*;
+
+    /// As many sums as hide the latency of the instruction, with room for what is multiplied.
+    const SUMS: usize = 24;
+    const TURNS: usize = 10_000;
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn wide(code: i8, q: i8) -> i32 {
+        let (codes, q) = (_mm512_set1_epi8(code), _mm512_set1_epi8(q));
+        let mut sums = [_mm512_setzero_si512(); SUMS];
+        for _ in 0..TURNS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, codes, q);
+            }
+        }
+        let mut total = sums[0];
+        for sum in &sums[1..] {
+            total = _mm512_add_epi32(total, *sum);
+        }
+        _mm512_reduce_add_epi32(total)
+    }
+
+    if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")) {
+        return;
+    }
+    let mut group = c.benchmark_group("peak");
+    group.throughput(Throughput::Elements((64 * SUMS * TURNS) as u64));
+    // SAFETY: the features were asked for above.
+    group.bench_function("dpbusd", |b| b.iter(|| unsafe { wide(black_box(1), black_box(3)) }));
+    group.finish();
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn peak(_: &mut Criterion) {}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2))
         .warm_up_time(std::time::Duration::from_millis(500));
-    targets = bandwidth, ternary, head, floats
+    targets = bandwidth, peak, ternary, head, floats
 }
 criterion_main!(benches);
