@@ -68,8 +68,23 @@ fn columns_that_are_no_multiple_of_a_block() {
 }
 
 #[test]
+fn many_tokens_share_tables_and_strips() {
+    // Around groups of 8 tokens and passes of 64; rows from where tables are taken; columns around their blocks of 80.
+    for (rows, cols) in [(64, 80), (70, 16), (130, 96), (149, 256), (81, 1280)] {
+        for fill in [Fill::Random { seed: 11 }, Fill::Swinging] {
+            let product = Product::new(fill, rows, cols, 73);
+            for set in sets_for(cols) {
+                [8, 15, 17, 33, 73].iter().for_each(|tokens| product.check(set, *tokens, 3));
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_numbers_do_not_overflow() {
     for fill in Fill::ALL {
+        let product = Product::new(fill, 96, 2560, 16);
+        sets_for(2560).into_iter().for_each(|set| product.check(set, 16, 0));
         for (rows, cols) in [(1, 128), (5, 2560), (33, 2560), (65, 1152), (4, 6912), (2, 16384)] {
             let product = Product::new(fill, rows, cols, 5);
             for set in sets_for(cols) {

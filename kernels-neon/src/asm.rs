@@ -29,6 +29,23 @@ pub(crate) fn sdot(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t
     sums
 }
 
+/// `SMMLA Vd.4S, Vn.16B, Vm.16B`: each operand holds two rows of eight; lane `2 i + j` of `sums` plus the product of row
+/// `i` of `a` with row `j` of `b`, wrapping at 32 bits.
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+pub(crate) fn smmla(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: one instruction on registers, which the enabled feature provides.
+    unsafe {
+        asm!(
+            ".arch_extension i8mm",
+            "smmla {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+            sums = inout(vreg) sums, a = in(vreg) a, b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
 /// `FCVTL Vd.4S, Vn.4H`: the values of the first four binary16 lanes, exact; a signalling NaN becomes a quiet one.
 #[inline]
 #[target_feature(enable = "neon")]
@@ -131,4 +148,21 @@ pub(crate) fn add_products<const N: usize>(
         }
     }
     sums
+}
+
+/// `PRFM PLDL1STRM` for `LINES` lines of 64 bytes from `at`, which may lie past the end of everything: a hint never
+/// faults.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(crate) fn prefetch_lines<const LINES: usize>(at: *const u8) {
+    for line in 0..LINES {
+        // SAFETY: a hint changes nothing that a program can see.
+        unsafe {
+            asm!(
+                "prfm pldl1strm, [{at}]",
+                at = in(reg) at.wrapping_add(64 * line).addr(),
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+    }
 }

@@ -17,7 +17,7 @@
 //! sum = ones + fours / 4 + sixteens / 16 - sum a
 //! ```
 //!
-//! With one token the codes are used once, so two of the three shifts are left out and made up for by a shift of the
+//! Eight tokens and more go by [`crate::gemm_dotprod`]. With one token the codes are used once, so two of the three shifts are left out and made up for by a shift of the
 //! sums; with four tokens the codes are shared and single sums keep all sixteen in registers.
 //!
 //! Bounds, for any `i8` activations and codes up to 3: a lane of `sixteens` gets at most 2^22 / 16 products of
@@ -36,7 +36,9 @@
 
 use crate::asm::{load, sdot};
 use crate::float::FLOAT_OPS;
+use crate::gemm_dotprod;
 use crate::head::dotprod_head;
+use crate::strip;
 use core::arch::aarch64::{
     int8x16_t, int32x4_t, vaddq_s32, vaddvq_s32, vandq_u8, vdupq_n_s32, vdupq_n_u8, vreinterpretq_s8_u8,
     vshrq_n_s32, vshrq_n_u8,
@@ -66,7 +68,11 @@ impl DotProd {
         static SET: KernelSet = KernelSet::new(
             "aarch64-t2i8-dotprod",
             Layout::T2B128,
-            TernaryOps { multiply: |tile, _, sums| multiply(tile, sums), ..PLAIN_OPS },
+            TernaryOps {
+                scratch_words: |_, cols, tokens| gemm_dotprod::scratch_words(4, cols, tokens),
+                multiply,
+                ..PLAIN_OPS
+            },
             // SAFETY: answers (1): this table is reached through `DotProd::set` alone, which takes the token.
             VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
         );
@@ -79,9 +85,19 @@ type Codes = [u8; 32];
 /// Activations of one block of one token, as bytes.
 type Block = [u8; 128];
 
-/// `sums[t * rows + r] = sum_c weight[r][c] q[t][c]`.
-fn multiply(tile: Tile<'_>, sums: &mut [i32]) {
-    // SAFETY: the only way to this function is `DotProd::set`, whose token proves the feature.
+/// `sums[t * rows + r] = sum_c weight[r][c] q[t][c]`, many tokens by strips.
+fn multiply(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]) {
+    if tile.tokens < gemm_dotprod::MIN_TOKENS {
+        multiply_few(tile, sums);
+    } else {
+        // SAFETY: the only way to this function is `DotProd::set`, whose token proves the feature.
+        unsafe { gemm_dotprod::multiply::<strip::Codes, 4>(tile, scratch, sums) }
+    }
+}
+
+/// The same, for tokens that are too few to expand anything. Only for sets whose machine has the feature.
+pub(crate) fn multiply_few(tile: Tile<'_>, sums: &mut [i32]) {
+    // SAFETY: the only way to this function is through sets that a `DotProd` was given for.
     unsafe { multiply_sdot(tile, sums) }
 }
 

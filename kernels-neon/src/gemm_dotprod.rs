@@ -15,11 +15,11 @@
 //!
 //! Bounds, for any `i8` activations: bytes of a strip are within -128..=127, so sums within 128 * 128 * 65280 < 2^30.
 //!
-//! Tail rules: columns come in steps of 16, tokens beyond a multiple of four run one to three at a time, rows beyond the
-//! last are computed and not written.
+//! Tail rules: columns come in steps of 16, tokens beyond a multiple of four run one to three at a time, rows
+//! beyond the last are computed and not written.
 //!
-//! Expected cycles per 64 products on Cortex-A76, where two `sdot` start a cycle: 2.0 in the innermost loop; adding up
-//! takes 0.05 and expanding, for n tokens, 10 / n from T5R, 3 / n from T2R4 and 6 / n from T2B128.
+//! Expected cycles per 64 products on Cortex-A76, where two `sdot` start a cycle: 2.0 in the innermost loop; adding
+//! up takes 0.05 and expanding, for n tokens, 10 / n from T5R, 3 / n from T2R4 and 6 / n from T2B128.
 //!
 //! Source: SDOT (vector), Arm ARM DDI 0487, section C7.2.
 

@@ -1,8 +1,9 @@
-//! Products with eight tokens or more by `smmla`, for cores that have it (Cortex-A510, A710, X2, Neoverse V1 and later).
+//! Products with eight tokens or more by `smmla`, for cores that have it (Cortex-A510, A710, X2, Neoverse V1 and
+//! later).
 //!
-//! One instruction multiplies two rows of eight bytes with two tokens' eight: 32 products, twice those of `sdot`. Rows are
-//! expanded to bytes once ([`crate::strip`]), and rows and tokens are laid out in pairs, eight bytes of one and eight of the
-//! other, which a 128-bit register takes at once:
+//! One instruction multiplies two rows of eight bytes with two tokens' eight: 32 products, twice those of `sdot`.
+//! Rows are expanded to bytes once ([`crate::strip`]), and rows and tokens are laid out in pairs, eight bytes of
+//! one and eight of the other, which a 128-bit register takes at once:
 //!
 //! ```text
 //! for each at most 64 tokens, each 2560 columns:
@@ -18,11 +19,11 @@
 //!
 //! Bounds: those of [`crate::gemm_dotprod`].
 //!
-//! Tail rules: columns come in steps of 16; fewer than four pairs of tokens run one pair at a time; tokens and rows beyond the
-//! last are computed and not written.
+//! Tail rules: columns come in steps of 16; fewer than four pairs of tokens run one pair at a time; tokens and rows
+//! beyond the last are computed and not written.
 //!
-//! Expected cycles per 64 products on Neoverse N2 (Cortex-A710), where two `smmla` start a cycle: 1.0 in the innermost loop;
-//! expanding takes, for n tokens, 10 / n from T5R, 4 / n from T2R4 and 7 / n from T2B128.
+//! Expected cycles per 64 products on Neoverse N2 (Cortex-A710), where two `smmla` start a cycle: 1.0 in the
+//! innermost loop; expanding takes, for n tokens, 10 / n from T5R, 4 / n from T2R4 and 7 / n from T2B128.
 //!
 //! Source: SMMLA (vector), Arm ARM DDI 0487, section C7.2.
 
@@ -235,10 +236,11 @@ fn expand<S: Strip<R>, const R: usize>(
     for (at, halves) in strip.as_chunks_mut::<2>().0.iter_mut().enumerate() {
         let [a, b] = groups.map(|rows| S::step(rows, first + at));
         let row = |r: usize| if r < R { a[r] } else { b[r - R] };
-        for pair in 0..R {
-            let [low, high] = pair_up(row(2 * pair), row(2 * pair + 1));
-            store_vector(&mut halves[0][pair], low);
-            store_vector(&mut halves[1][pair], high);
+        let [lows, highs] = halves;
+        for (pair, (low, high)) in lows.iter_mut().zip(highs).enumerate() {
+            let bytes = pair_up(row(2 * pair), row(2 * pair + 1));
+            store_vector(low, bytes[0]);
+            store_vector(high, bytes[1]);
         }
     }
 }

@@ -8,9 +8,14 @@
 //! | `t5r` | `aarch64-t5ri8-neon`, `aarch64-t5ri8-neon-inorder` | Armv8.0 | five rows a byte, for cores without `sdot` |
 //! | `t2r4_dotprod` | `aarch64-t2r4i8-dotprod` | FEAT_DotProd | four rows a byte, where arithmetic binds and memory does not |
 //! | `t2r4` | `aarch64-t2r4i8-neon` | Armv8.0 | four rows a byte, for cores without `sdot` |
+//! | `t5c_dotprod` | `aarch64-t5ci8-dotprod` | FEAT_DotProd | five columns a byte: the fastest with many tokens |
+//! | `t5c` | `aarch64-t5ci8-neon`, `aarch64-t5ci8-neon-inorder` | Armv8.0 | the same, for cores without `sdot` |
+//! | `gemm_i8mm` | `aarch64-t2i8-i8mm`, `aarch64-t5ri8-i8mm`, `aarch64-t2r4i8-i8mm` | FEAT_I8MM | the sets with `sdot`, and `smmla` for many tokens |
 //! | `float` | both | Armv8.0 | float operations with the bits of [`tern_kernels::lanes`], binary16 rows by `fcvtl` |
 //!
-//! `head` holds the products of an int8 LM head for both.
+//! Eight tokens and more share work: `veclut` (its loops are in `veclut_rows`) looks five weights up at a time, for five
+//! columns a byte and, through `t5r_indices`, five rows; `gemm_dotprod` and `gemm_i8mm` multiply strips of rows that
+//! `strip` expands. `head` holds the products of an int8 LM head for both.
 //!
 //! One binary serves every core: [`all`] asks the running machine, never the compiler. On other architectures, and on
 //! a bare-metal target (where nothing can be asked) for sets beyond the baseline, the iterator is shorter or empty.
@@ -41,19 +46,35 @@ mod dotprod;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod float;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod gemm_dotprod;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod gemm_i8mm;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod head;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod panels;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod strip;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod t2r4;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod t2r4_dotprod;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod t5c;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod t5c_dotprod;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod t5r;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod t5r_dotprod;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod t5r_indices;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod tl1;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod veclut;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod veclut_rows;
 
 use tern_kernels::KernelSet;
 
@@ -61,6 +82,7 @@ use tern_kernels::KernelSet;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 pub fn all() -> impl Iterator<Item = &'static KernelSet> {
     let dotprod = dotprod::DotProd::detect();
+    let with_i8mm = dotprod.and_then(gemm_i8mm::Int8MatMul::detect).map(gemm_i8mm::Int8MatMul::sets);
     let five_rows = dotprod.map(|proof| [t5r_dotprod::set(proof), t5r_dotprod::in_order_set(proof)]);
     dotprod
         .map(dotprod::DotProd::set)
@@ -70,6 +92,9 @@ pub fn all() -> impl Iterator<Item = &'static KernelSet> {
         .chain([&t5r::SET, &t5r::IN_ORDER_SET])
         .chain(dotprod.map(t2r4_dotprod::set))
         .chain([&t2r4::SET])
+        .chain(dotprod.map(t5c_dotprod::set))
+        .chain([&t5c::SET, &t5c::IN_ORDER])
+        .chain(with_i8mm.into_iter().flatten())
 }
 
 /// The sets that this machine can run: none, because it is not a little-endian AArch64 with NEON.

@@ -4,7 +4,7 @@
 //! | layout | a strip's bytes | instructions for 64 weights |
 //! |---|---|---|
 //! | T5R, 5 rows | weights: `(-42 > q) - (q > 42)`, then `q = 3 q`, see [`crate::t5c`] | 20, and 4 stores |
-//! | T2R4, 4 rows | `b & 3`, `b & 15`, `b & 63`, `b`: differences of sums are multiples of the rows' | 3, and 4 stores |
+//! | T2R4, 4 rows | `b & 3`, `b & 15`, `b & 63`, `b`: sums differ by multiples of the rows' | 3, and 4 stores |
 //! | T2B128, 4 rows | codes, `(b >> 6 - 2f) & 3` | 11, and 4 stores |
 
 use crate::asm::load;

@@ -24,7 +24,9 @@
 use crate::asm::{load, prefetch, sdot};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
-use crate::panels::{self, PanelKernel};
+use crate::gemm_dotprod;
+use crate::panels::PanelKernel;
+use crate::strip::Nested;
 use crate::t2r4::{ROWS, Sums, T2R4_OPS, nested, rows};
 use core::arch::aarch64::{vdupq_n_s32, vreinterpretq_s8_u8};
 use tern_kernels::reference::PLAIN_HEADER;
@@ -38,13 +40,20 @@ pub(crate) fn set(_: DotProd) -> &'static KernelSet {
     static SET: KernelSet = KernelSet::new(
         "aarch64-t2r4i8-dotprod",
         Layout::T2R4,
-        TernaryOps { multiply: |tile, _, sums| panels::multiply::<DotKernel, ROWS>(tile, sums), ..T2R4_OPS },
+        TernaryOps {
+            scratch_words: |_, cols, tokens| gemm_dotprod::scratch_words(4, cols, tokens),
+            // SAFETY: the proof that this function takes is of the feature.
+            multiply: |tile, scratch, sums| unsafe {
+                gemm_dotprod::multiply_panels::<Nested, 4, DotKernel, ROWS>(tile, scratch, sums);
+            },
+            ..T2R4_OPS
+        },
         FLOAT_OPS,
     );
     &SET
 }
 
-struct DotKernel;
+pub(crate) struct DotKernel;
 
 impl PanelKernel<ROWS> for DotKernel {
     #[inline]

@@ -1,7 +1,7 @@
 //! Ternary products on five columns a byte ([`Layout::T5C`]) for cores without `sdot`.
 //!
-//! Eight tokens and more go by [`crate::veclut`], for which this layout is made; it comes in two sets because cores in
-//! order and out of order want different loops. Fewer tokens take digits out of the bytes:
+//! Eight tokens and more go by [`crate::veclut`], for which this layout is made; it comes in two sets because cores
+//! in order and out of order want different loops. Fewer tokens take digits out of the bytes:
 //!
 //! ```text
 //! for each four rows of a panel:
@@ -14,16 +14,17 @@
 //!     every 32 blocks: sums += sums16
 //! ```
 //!
-//! `q` is 256 / 243 of a number in balanced base 3, rounded, so its first digit is +1 from 43 on and -1 from -43 down.
+//! `q` is 256 / 243 of a number in balanced base 3, rounded, so its first digit is +1 from 43 on and -1 from -43
+//! down.
 //!
-//! Bounds, for any `i8` activations: a lane of `sums16` takes five products of at most 128 a block, 32 * 5 * 128 = 20480 <
-//! 32768.
+//! Bounds, for any `i8` activations: a lane of `sums16` takes five products of at most 128 a block, 32 * 5 * 128 =
+//! 20480 < 32768.
 //!
-//! Tail rules: columns beyond a multiple of 80 have zeros in place of activations; rows beyond the last are padding, computed
-//! and not written; three tokens are two and one.
+//! Tail rules: columns beyond a multiple of 80 have zeros in place of activations; rows beyond the last are
+//! padding, computed and not written; three tokens are two and one.
 //!
-//! Expected cycles per 64 weights with one token (29 instructions): 13 on Cortex-A72, 30 on A53. [`Layout::T5R`] has the
-//! better kernel for one token.
+//! Expected cycles per 64 weights with one token (29 instructions): 13 on Cortex-A72, 30 on A53. [`Layout::T5R`]
+//! has the better kernel for one token.
 //!
 //! Source: our own; the encoding is [`tern_kernels::five`]'s.
 
@@ -174,13 +175,13 @@ fn groups<const R: usize, const T: usize>(
         for strip in (0..blocks.len()).step_by(STRIP_BLOCKS) {
             let last = blocks.len().min(strip + STRIP_BLOCKS);
             let mut narrow = [[[vdupq_n_s16(0); 2]; R]; T];
-            for block in strip..last {
-                let rows = blocks[block][16 * first..].as_chunks::<16>().0.first_chunk::<R>();
+            for (block, bytes) in blocks.iter().enumerate().take(last).skip(strip) {
+                let rows = bytes[16 * first..].as_chunks::<16>().0.first_chunk::<R>();
                 let rows = rows.expect("groups divide the panel");
                 let a = tokens.map(|token| activations(token, block));
-                for r in 0..R {
+                for (r, row) in rows.iter().enumerate() {
                     let sums = narrow.each_mut().map(|rows| &mut rows[r]);
-                    add_digits(vreinterpretq_s8_u8(load(&rows[r])), a, sums);
+                    add_digits(vreinterpretq_s8_u8(load(row)), a, sums);
                 }
             }
             for (wide, narrow) in wide.as_flattened_mut().iter_mut().zip(narrow.as_flattened()) {

@@ -1,7 +1,8 @@
 //! Ternary products on five columns a byte ([`Layout::T5C`]) with `sdot`, for few tokens; eight tokens and more go by
 //! [`crate::veclut`], whose 1.7 cycles for 64 products are fewer than the two that `sdot` alone would take.
 //!
-//! A byte is a fraction `q0` in balanced base 3 with `3 q(k) = 256 w(k) + q(k+1)`, eight bits each. Products are linear, so
+//! A byte is a fraction `q0` in balanced base 3 with `3 q(k) = 256 w(k) + q(k+1)`, eight bits each. Products are
+//! linear, so
 //!
 //! ```text
 //! for each four rows of a panel:
@@ -14,8 +15,9 @@
 //! sum = (3 first - next) / 256            exact
 //! ```
 //!
-//! Bounds, for any `i8` activations: all of `first` and of `next` are at most 128 * 128 * 65280 < 2^30.0, and the quotient
-//! times 256 is at most 256 * 128 * 65280 < 2^31 ([`tern_kernels::layout::MAX_COLS`]); what wraps in between unwraps.
+//! Bounds, for any `i8` activations: all of `first` and of `next` are at most 128 * 128 * 65280 < 2^30.0, and the
+//! quotient times 256 is at most 256 * 128 * 65280 < 2^31 ([`tern_kernels::layout::MAX_COLS`]); what wraps in
+//! between unwraps.
 //!
 //! Tail rules: those of [`crate::t5c`].
 //!
@@ -29,7 +31,9 @@ use crate::float::FLOAT_OPS;
 use crate::panels::PanelKernel;
 use crate::t5c::{self, BLOCK_BYTES, ROWS, activations, triple};
 use crate::veclut_rows::add_rows_whole;
-use core::arch::aarch64::{vaddvq_s32, vdupq_n_s32, vmulq_n_s32, vreinterpretq_s8_u8, vsubq_s32};
+use core::arch::aarch64::{
+    int8x16_t, int32x4_t, vaddvq_s32, vdupq_n_s32, vmulq_n_s32, vreinterpretq_s8_u8, vsubq_s32,
+};
 use tern_kernels::reference::PLAIN_HEADER;
 use tern_kernels::{KernelSet, Layout, Tile, five};
 
@@ -80,23 +84,33 @@ fn groups<const R: usize, const T: usize>(
             let rows = block[16 * first..].as_chunks::<16>().0.first_chunk::<R>();
             let rows = rows.expect("groups divide the panel");
             let a = tokens.map(|token| activations(token, at));
-            for r in 0..R {
-                let mut q = vreinterpretq_s8_u8(load(&rows[r]));
-                for k in 0..five::WEIGHTS {
-                    for t in 0..T {
-                        dots[t][r][0] = sdot(dots[t][r][0], q, a[t][k]);
-                    }
-                    q = triple(q);
-                    for t in 0..T {
-                        dots[t][r][1] = sdot(dots[t][r][1], q, a[t][k]);
-                    }
-                }
+            for (r, row) in rows.iter().enumerate() {
+                add_fractions(vreinterpretq_s8_u8(load(row)), a, dots.each_mut().map(|dots| &mut dots[r]));
             }
         }
         for (sums, dots) in sums.iter_mut().zip(dots) {
             for (sum, [fractions, next]) in sums[first..].iter_mut().zip(dots) {
                 *sum = vaddvq_s32(vsubq_s32(vmulq_n_s32(fractions, 3), next)) >> 8;
             }
+        }
+    }
+}
+
+/// Adds the products of a row's sixteen bytes and of what follows them with each token's block.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add_fractions<const T: usize>(
+    mut q: int8x16_t,
+    tokens: [[int8x16_t; five::WEIGHTS]; T],
+    mut dots: [&mut [int32x4_t; 2]; T],
+) {
+    for k in 0..five::WEIGHTS {
+        for (a, dots) in tokens.iter().zip(&mut dots) {
+            dots[0] = sdot(dots[0], q, a[k]);
+        }
+        q = triple(q);
+        for (a, dots) in tokens.iter().zip(&mut dots) {
+            dots[1] = sdot(dots[1], q, a[k]);
         }
     }
 }

@@ -38,7 +38,9 @@
 
 use crate::asm::{add_products, load, opaque, prefetch};
 use crate::float::FLOAT_OPS;
-use crate::panels::{self, PanelKernel};
+use crate::panels::PanelKernel;
+use crate::t5r_indices;
+use crate::veclut_rows::{add_rows_halves, add_rows_whole};
 use core::arch::aarch64::{
     int8x16_t, int32x4_t, vaddq_s8, vaddq_s32, vdupq_n_s32, vextq_s32, vgetq_lane_s32, vpaddq_s32,
     vreinterpretq_s8_u8, vrev64q_s32, vshlq_n_s8, vshrq_n_s32, vst1q_s32, vsubq_s8, vsubq_s32,
@@ -63,7 +65,9 @@ pub(crate) const T5R_OPS: TernaryOps =
 pub(crate) static SET: KernelSet = KernelSet::new(
     "aarch64-t5ri8-neon",
     Layout::T5R,
-    TernaryOps { multiply: |tile, _, sums| panels::multiply::<OutOfOrder, ROWS>(tile, sums), ..T5R_OPS },
+    t5r_indices::ops(|tile, scratch, sums| {
+        t5r_indices::multiply::<OutOfOrder>(tile, scratch, sums, add_rows_whole)
+    }),
     FLOAT_OPS,
 );
 
@@ -71,7 +75,9 @@ pub(crate) static SET: KernelSet = KernelSet::new(
 pub(crate) static IN_ORDER_SET: KernelSet = KernelSet::new(
     "aarch64-t5ri8-neon-inorder",
     Layout::T5R,
-    TernaryOps { multiply: |tile, _, sums| panels::multiply::<InOrder, ROWS>(tile, sums), ..T5R_OPS },
+    t5r_indices::ops(|tile, scratch, sums| {
+        t5r_indices::multiply::<InOrder>(tile, scratch, sums, add_rows_halves)
+    }),
     FLOAT_OPS,
 );
 

@@ -27,7 +27,9 @@
 use crate::asm::{load, prefetch, sdot};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
-use crate::panels::{self, PanelKernel};
+use crate::gemm_dotprod;
+use crate::panels::PanelKernel;
+use crate::strip::Fives;
 use crate::t5r::{ROWS, Sums, T5R_OPS, multiples, rows};
 use core::arch::aarch64::{vdupq_n_s32, vreinterpretq_s8_u8};
 use core::arch::asm;
@@ -44,7 +46,14 @@ pub(crate) fn set(_: DotProd) -> &'static KernelSet {
     static SET: KernelSet = KernelSet::new(
         "aarch64-t5ri8-dotprod",
         Layout::T5R,
-        TernaryOps { multiply: |tile, _, sums| panels::multiply::<OutOfOrder, ROWS>(tile, sums), ..T5R_OPS },
+        TernaryOps {
+            scratch_words: |_, cols, tokens| gemm_dotprod::scratch_words(5, cols, tokens),
+            // SAFETY: the proof that this function takes is of the feature.
+            multiply: |tile, scratch, sums| unsafe {
+                gemm_dotprod::multiply_panels::<Fives, 5, OutOfOrder, ROWS>(tile, scratch, sums);
+            },
+            ..T5R_OPS
+        },
         FLOAT_OPS,
     );
     &SET
@@ -55,7 +64,14 @@ pub(crate) fn in_order_set(_: DotProd) -> &'static KernelSet {
     static SET: KernelSet = KernelSet::new(
         "aarch64-t5ri8-dotprod-inorder",
         Layout::T5R,
-        TernaryOps { multiply: |tile, _, sums| panels::multiply::<InOrder, ROWS>(tile, sums), ..T5R_OPS },
+        TernaryOps {
+            scratch_words: |_, cols, tokens| gemm_dotprod::scratch_words(5, cols, tokens),
+            // SAFETY: the proof that this function takes is of the feature.
+            multiply: |tile, scratch, sums| unsafe {
+                gemm_dotprod::multiply_panels::<Fives, 5, InOrder, ROWS>(tile, scratch, sums);
+            },
+            ..T5R_OPS
+        },
         FLOAT_OPS,
     );
     &SET
@@ -75,7 +91,7 @@ impl PanelKernel<ROWS> for InOrder {
     }
 }
 
-struct OutOfOrder;
+pub(crate) struct OutOfOrder;
 
 impl PanelKernel<ROWS> for OutOfOrder {
     fn products<const T: usize>(panel: &[u8], tokens: [&[u8]; T]) -> [[i32; ROWS]; T] {

@@ -1,5 +1,5 @@
-//! Products of five rows a byte ([`Layout::T5R`]) with eight tokens or more, by tables: its bytes become the indices that
-//! [`crate::veclut`] looks up, which stand for five columns.
+//! Products of five rows a byte ([`Layout::T5R`]) with eight tokens or more, by tables: its bytes become the
+//! indices that [`crate::veclut`] looks up, which stand for five columns.
 //!
 //! Sixteen bytes of each of five steps hold 5 rows x 80 columns either way. With `q(k)` the fractions of a byte (see
 //! [`tern_kernels::five`]) and `Q(k) = sum_j 3^(4-j) q(k)` of step `j`, row `k`'s number `v = sum_j 3^(4-j) w(k)` is
@@ -16,14 +16,15 @@
 //!     index  = v + round(13 v / 243)                         round(256 v / 243), the byte of five columns
 //! ```
 //!
-//! Bounds: `Q` is at most 121 * 128 = 15488, `256 v` at most 256 * 121 = 30976. `round(13 v / 243)` is taken from 256 times
-//! itself, `sqrdmulh(256 v, 1753)`, and 1753 / 32768 is 13 / 243 to 1e-5; the numbers are 0.5 / 243 off a half at least, 0.53
-//! of those steps, and errors are at most 0.52.
+//! Bounds: `Q` is at most 121 * 128 = 15488, `256 v` at most 256 * 121 = 30976. `round(13 v / 243)` is taken from
+//! 256 times itself, `sqrdmulh(256 v, 1753)`, and 1753 / 32768 is 13 / 243 to 1e-5; the numbers are 0.5 / 243 off a
+//! half at least, 0.53 of those steps, and errors are at most 0.52.
 //!
 //! Tail rules: those of [`crate::veclut`].
 //!
-//! Expected cost: 30 instructions for 64 weights, 12 to 15 cycles on Cortex-A72 and A76, 30 on A53, once a call: 0.8 cycles
-//! for 64 products with 16 tokens and 0.4 with 32. A call should therefore get more tokens than [`crate::veclut`] alone asks for.
+//! Expected cost: 30 instructions for 64 weights, 12 to 15 cycles on Cortex-A72 and A76, 30 on A53, once a call:
+//! 0.8 cycles for 64 products with 16 tokens and 0.4 with 32. A call should therefore get more tokens than
+//! [`crate::veclut`] alone asks for.
 
 use crate::asm::{load, opaque};
 use crate::panels::{self, PanelKernel};
@@ -40,7 +41,8 @@ use tern_kernels::{Grain, Layout, TernaryOps, Tile, five};
 
 /// Bytes of a step of 16 columns of a panel.
 const STEP_BYTES: usize = Layout::T5R.panel_bytes(16);
-/// Tokens that one call should get where there are enough: fewer convert too often, more leave too few rows to a table.
+/// Tokens that one call should get where there are enough: fewer convert too often, more leave too few rows to a
+/// table.
 const GRAIN_TOKENS: usize = 32;
 /// Rows below which tables cost more than sharing a conversion saves.
 const GRAIN_ROWS: usize = 512;

@@ -1,9 +1,10 @@
 //! Ternary products with eight tokens or more by tables of vectors: one lookup adds five weights for eight tokens.
 //!
-//! Five ternary weights are one of 243 patterns. For five columns there is a table with what each pattern makes of the
-//! activations of eight tokens, in lanes of 16 bits; a weight byte (see [`tern_kernels::five`]) is the index into it as it
-//! is. A row is then a load and an addition for 40 products, without multiplying. Tables cost 243 additions and stores and
-//! are shared by all rows, so this pays from about 64 rows times eight tokens, and best with a thousand or more.
+//! Five ternary weights are one of 243 patterns. For five columns there is a table with what each pattern makes of
+//! the activations of eight tokens, in lanes of 16 bits; a weight byte (see [`tern_kernels::five`]) is the index
+//! into it as it is. A row is then a load and an addition for 40 products, without multiplying. Tables cost 243
+//! additions and stores and are shared by all rows, so this pays from about 64 rows times eight tokens, and best
+//! with a thousand or more.
 //!
 //! ```text
 //! for each at most 64 tokens:                                         a pass
@@ -15,24 +16,25 @@
 //!       before `reach` would pass 32767: sums += sums16; sums16 = 0   8 rows x 8 tokens transposed at once
 //! ```
 //!
-//! Bounds, for any `i8` activations, -128 included: whatever the weights are, what a block adds to `sums16` is at most the sum
-//! of its columns' magnitudes. `reach` adds these up, the largest of the eight tokens', and says when 16 bits could be too
-//! few; real activations need that every 10 to 20 blocks, the worst every third, as a block is at most 80 * 128 = 10240. `sums`
-//! are at most 128 * 65280 < 2^23.
+//! Bounds, for any `i8` activations, -128 included: whatever the weights are, what a block adds to `sums16` is at
+//! most the sum of its columns' magnitudes. `reach` adds these up, the largest of the eight tokens', and says when
+//! 16 bits could be too few; real activations need that every 10 to 20 blocks, the worst every third, as a block is
+//! at most 80 * 128 = 10240. `sums` are at most 128 * 65280 < 2^23.
 //!
-//! Tail rules: rows are padded to whole panels in the indices, tokens with zeros to eight and columns with zeros to 80.
-//! Whether tokens beyond a multiple of eight go this way too is [`pays`]'s to say; those that do not take the set's kernel
-//! for few tokens.
+//! Tail rules: rows are padded to whole panels in the indices, tokens with zeros to eight and columns with zeros to
+//! 80. Whether tokens beyond a multiple of eight go this way too is [`pays`]'s to say; those that do not take the
+//! set's kernel for few tokens.
 //!
-//! Memory: eight tables of 4 KiB, of which 31 KiB are read, fill the smallest L1 cache; indices and sums pass by it in
-//! order, 24 bytes for 320 products. Indices are copied, for in the matrix those of a block lie a panel apart, often a power
-//! of two, and every half and eight tokens read them again.
+//! Memory: eight tables of 4 KiB, of which 31 KiB are read, fill the smallest L1 cache; indices and sums pass by it
+//! in order, 24 bytes for 320 products. Indices are copied, for in the matrix those of a block lie a panel apart,
+//! often a power of two, and every half and eight tokens read them again.
 //!
 //! Expected cycles per 64 products, from the instructions of the loops: 28 for 320 products, so 1.5 on Cortex-A76
-//! (four a cycle) and 2.1 on A72 (a load a cycle), to which tables add 0.2 and 0.3 with 2560 rows; 4.7 and 0.3 on A53.
+//! (four a cycle) and 2.1 on A72 (a load a cycle), to which tables add 0.2 and 0.3 with 2560 rows; 4.7 and 0.3 on
+//! A53.
 //!
-//! Source: bitnet.cpp's lookup kernels (arXiv 2502.11880) and Vec-LUT (arXiv 2512.06443) for vectors as entries; five weights
-//! an index, 16-bit lanes with a proven bound and the loops are ours.
+//! Source: bitnet.cpp's lookup kernels (arXiv 2502.11880) and Vec-LUT (arXiv 2512.06443) for vectors as entries;
+//! five weights an index, 16-bit lanes with a proven bound and the loops are ours.
 
 use crate::asm::load;
 use crate::veclut_rows::{AddRows, ENTRIES, GROUPS, Lanes, ROW_STEP, Tables};
@@ -54,8 +56,8 @@ const PASS_TOKENS: usize = 64;
 /// Tokens that one call should get.
 const GRAIN_TOKENS: usize = 16;
 
-/// Whether eight lanes, of which `tokens` are used, are faster than as many tokens one by one over `rows` rows: tables cost
-/// as much as about 450 rows of a token.
+/// Whether eight lanes, of which `tokens` are used, are faster than as many tokens one by one over `rows` rows:
+/// tables cost as much as about 450 rows of a token.
 pub(crate) fn pays(rows: usize, tokens: usize) -> bool {
     tokens > 1 && (tokens - 1) * rows >= 448
 }
@@ -66,8 +68,8 @@ pub(crate) fn share(rows: usize, tokens: usize) -> usize {
     if pays(rows, (tokens - whole).min(TOKENS)) { tokens } else { whole }
 }
 
-/// The part of a product that a call should get: all rows and sixteen tokens where that is enough for all workers, since
-/// every call builds its own tables; else eight tokens, and then fewer rows.
+/// The part of a product that a call should get: all rows and sixteen tokens where that is enough for all workers,
+/// since every call builds its own tables; else eight tokens, and then fewer rows.
 pub(crate) fn grain(panel: usize, rows: usize, tokens: usize, workers: usize) -> Grain {
     let each = if tokens.div_ceil(GRAIN_TOKENS) >= workers { GRAIN_TOKENS } else { TOKENS };
     let parts = tokens.div_ceil(each).max(1);
@@ -109,8 +111,8 @@ impl<'a> Scratch<'a> {
     }
 }
 
-/// Writes the indices of block `block` of every row of whole panels, the first half of a row's sixteen bytes and the second
-/// apart.
+/// Writes the indices of block `block` of every row of whole panels, the first half of a row's sixteen bytes and
+/// the second apart.
 pub(crate) type Indices<'a> = &'a dyn Fn(usize, &mut [u64], &mut [u64]);
 
 /// `sums[t * rows + r] = sum_c weight[r][c] q[t][c]` for the first `tokens` tokens of `tile`, of whose weights only
@@ -185,8 +187,9 @@ fn flush(lanes: &mut [Lanes], sums: &mut [i32], rows: usize, begun: bool) {
     }
 }
 
-/// Activations of eight tokens in columns `col..col + 80`, as bytes, an absent token's or column's zero: word `[k][l]` is
-/// column `col + 16 k + l`, the first token in the lowest byte. And the largest sum of a token's magnitudes.
+/// Activations of eight tokens in columns `col..col + 80`, as bytes, an absent token's or column's zero: word
+/// `[k][l]` is column `col + 16 k + l`, the first token in the lowest byte. And the largest sum of a token's
+/// magnitudes.
 #[target_feature(enable = "neon")]
 fn transpose_in(tokens: [&[u8]; TOKENS], col: usize) -> ([[u64; 16]; five::WEIGHTS], u32) {
     let mut columns = [[0u64; 16]; five::WEIGHTS];
@@ -293,8 +296,8 @@ fn store_nine<const N: usize>(base: int16x8_t, low: [int16x8_t; 9], table: &mut 
     }
 }
 
-/// Adds the lanes of every row to `sums`, `[tokens, rows]`, or writes them there unless `BEGUN`, and clears them. Rows of
-/// `lanes` beyond `rows` are padding.
+/// Adds the lanes of every row to `sums`, `[tokens, rows]`, or writes them there unless `BEGUN`, and clears them.
+/// Rows of `lanes` beyond `rows` are padding.
 #[target_feature(enable = "neon")]
 fn transpose_out<const BEGUN: bool>(lanes: &mut [Lanes], sums: &mut [i32], rows: usize) {
     let mut tokens = sums.chunks_exact_mut(rows);

@@ -10,12 +10,14 @@
 //!   for each of them, i: sums += table[i][(w >> 8 i) & 255]  an index is moved to where it counts 16-byte entries
 //! ```
 //!
-//! * [`add_rows_whole`], for cores out of order: 128-bit loads and additions, 3 instructions for 40 products. Indices
-//!   come out already multiplied by 16, for a load that scales by 16 costs Cortex-A76 an operation more. Four rows a round.
-//! * [`add_rows_halves`], for cores in order: Cortex-A53 loads 128 bits in two cycles and nothing beside, but 64 bits
-//!   in one beside a 64-bit addition, so everything is done in halves and in pairs of such, 5 cycles for two lookups. A group
-//!   is the same lookup in two rows, ten instructions; offsets are made two groups ahead, entries added up one group behind
-//!   and added to the sums two behind, which reaches into the rows that follow, so that no result is waited for.
+//! * [`add_rows_whole`], for cores out of order: 128-bit loads and additions, 3 instructions for 40 products.
+//!   Indices come out already multiplied by 16, for a load that scales by 16 costs Cortex-A76 an operation more.
+//!   Four rows a round.
+//! * [`add_rows_halves`], for cores in order: Cortex-A53 loads 128 bits in two cycles and nothing beside, but 64
+//!   bits in one beside a 64-bit addition, so everything is done in halves and in pairs of such, 5 cycles for two
+//!   lookups. A group is the same lookup in two rows, ten instructions; offsets are made two groups ahead, entries
+//!   added up one group behind and added to the sums two behind, which reaches into the rows that follow, so that
+//!   no result is waited for.
 //!
 //! Source: issue rules of Cortex-A53 as measured by D. Estevez (github.com/daniestevez/qsdr); Arm Cortex-A76 Software
 //! Optimization Guide, section 3.14. The order is ours.
@@ -123,8 +125,9 @@ pub(crate) fn add_rows_whole(tables: &Tables, indices: &[u64], sums: &mut [Lanes
     check_lengths(indices, sums);
     let at = tables.each_ref().map(|table| table.as_ptr());
     let sums = &mut sums[ROW_STEP..];
-    // SAFETY: the loop runs once for each four rows of `sums`, of which there are as many or more, and moves 64 bytes of
-    // `sums` and 32 of `indices`, which is longer. A lookup reads entry 0..=255 of a table. All registers are named.
+    // SAFETY: the loop runs once for each four rows of `sums`, of which there are as many or more, and moves 64
+    // bytes of `sums` and 32 of `indices`, which is longer. A lookup reads entry 0..=255 of a table. All registers
+    // are named.
     unsafe {
         asm!(
             "2:",
@@ -215,10 +218,10 @@ pub(crate) fn add_rows_halves(tables: &Tables, indices: &[u64], sums: &mut [Lane
     let half = at.map(|table| table.wrapping_add(1));
     let sums = &mut sums[ROW_STEP - 2..];
     let last = &raw const sums[sums.len() - 2];
-    // SAFETY: the loop runs once for each two rows behind the first two. It reads the 32 bytes of `sums` behind `{sums}`,
-    // which start as the first two rows and end as the last but two, and writes those at `{sums}`; the last two
-    // are written behind the loop. It reads the 16 bytes of `indices` behind the pair it works on, at the end the two
-    // words more. A lookup reads half of entry 0..=255 of a table. All registers are named.
+    // SAFETY: the loop runs once for each two rows behind the first two. It reads the 32 bytes of `sums` behind
+    // `{sums}`, which start as the first two rows and end as the last but two, and writes those at `{sums}`; the
+    // last two are written behind the loop. It reads the 16 bytes of `indices` behind the pair it works on, at the
+    // end the two words more. A lookup reads half of entry 0..=255 of a table. All registers are named.
     unsafe {
         asm!(
             "ldp {w0}, {w1}, [{indices}], #16",
@@ -227,7 +230,8 @@ pub(crate) fn add_rows_halves(tables: &Tables, indices: &[u64], sums: &mut [Lane
             offset!("o0", "w0", 4),
             offset!("o1", "w1", 4),
             "2:",
-            // The first two groups add what the rows before have left; in the first round nothing, into the spare rows.
+            // The first two groups add what the rows before have left; in the first round nothing, into the spare
+            // rows.
             halves!("0", even),
             "ldr d20, [{sums}, #32]",
             offset!("e0", "w0", 12),

@@ -4,7 +4,7 @@ use tern_kernels::KernelSet;
 use tern_kernels::reference::SCALARS;
 
 /// Every set of the project by name, with the architecture and what it needs there.
-const KNOWN: [(&str, &str, &str); 28] = [
+const KNOWN: [(&str, &str, &str); 34] = [
     ("aarch64-t2i8-dotprod", "aarch64", "FEAT_DotProd"),
     ("aarch64-tl1i8-neon", "aarch64", "NEON"),
     ("aarch64-t5ri8-dotprod", "aarch64", "FEAT_DotProd"),
@@ -13,6 +13,12 @@ const KNOWN: [(&str, &str, &str); 28] = [
     ("aarch64-t5ri8-neon-inorder", "aarch64", "NEON"),
     ("aarch64-t2r4i8-dotprod", "aarch64", "FEAT_DotProd"),
     ("aarch64-t2r4i8-neon", "aarch64", "NEON"),
+    ("aarch64-t5ci8-dotprod", "aarch64", "FEAT_DotProd"),
+    ("aarch64-t5ci8-neon", "aarch64", "NEON"),
+    ("aarch64-t5ci8-neon-inorder", "aarch64", "NEON"),
+    ("aarch64-t2i8-i8mm", "aarch64", "FEAT_I8MM"),
+    ("aarch64-t5ri8-i8mm", "aarch64", "FEAT_I8MM"),
+    ("aarch64-t2r4i8-i8mm", "aarch64", "FEAT_I8MM"),
     ("x86_64-t2i8-avx512vnni", "x86_64", "AVX-512 F, BW, VL and VNNI"),
     ("x86_64-t2i8-avxvnni", "x86_64", "AVX2, F16C and AVX-VNNI"),
     ("x86_64-t2i8-avx2", "x86_64", "AVX2 and F16C"),
