@@ -127,7 +127,8 @@ fn compare(planes: &Planes<'_>, states: &[f32], seed: u64) -> Tally {
 
 /// A normal deviate, near enough.
 fn normal(random: &mut Random) -> f32 {
-    (0..6).map(|_| (random.bits() >> 40) as f32 / (1u32 << 24) as f32 - 0.5).sum::<f32>() * 1.414_213_5
+    (0..6).map(|_| (random.bits() >> 40) as f32 / (1u32 << 24) as f32 - 0.5).sum::<f32>()
+        * std::f32::consts::SQRT_2
 }
 
 /// One with rare values far out.

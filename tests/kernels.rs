@@ -5,6 +5,7 @@
 //! commas, makes the suite fail where one of them cannot run, so that an emulated CPU cannot pass by skipping.
 
 use std::io::Write;
+use tern_kernels::blocks::Blocks;
 use tern_kernels::half::f32_to_f16;
 use tern_kernels::layout::MAX_COLS;
 use tern_kernels::planes::nibble_at;
@@ -326,6 +327,23 @@ fn the_longest_row_of_a_plane_does_not_overflow() {
                 Nibbles { plane: &plane, rows: 1, cols: MAX_COLS, x: &x, tokens: 1, stride: MAX_COLS };
             set.nibble_dots(nibbles, &mut sum);
             assert_eq!(sum[0], 15 * i32::from(x[0]) * MAX_COLS as i32, "{}", set.name);
+        }
+    }
+}
+
+#[test]
+fn blocks_of_other_types_are_widened_alike() {
+    for blocks in [Blocks::Bf16, Blocks::Q8_0, Blocks::Q4_0, Blocks::Q6K] {
+        for count in [0, 1, 2, 3, 20] {
+            let mut random = Random::new(count as u64);
+            let bytes: Vec<u8> = (0..count * blocks.bytes()).map(|_| random.bits() as u8).collect();
+            let mut expected = vec![0.0; count * blocks.values()];
+            SCALAR.widen(blocks, &bytes, &mut expected);
+            for set in sets::usable() {
+                let mut found = vec![1.0; expected.len()];
+                set.widen(blocks, &bytes, &mut found);
+                assert_same(set, "widen", count as u64, (count, blocks.values()), &found, &expected);
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ use core::arch::aarch64::{
 use core::arch::asm;
 
 use tern_kernels::planes::{BLOCK_BYTES, BLOCK_COLS, row_bytes};
+use tern_kernels::set::PLAIN_HEAD;
 use tern_kernels::{HeadOps, Nibbles};
 
 use crate::asm::{load, sdot};
@@ -41,14 +42,14 @@ const MAX_ROWS: usize = 4;
 const BLOCKS_IN_WORDS: usize = 2;
 
 /// The table for any AArch64.
-pub(crate) const NEON_HEAD: HeadOps = HeadOps { nibble_dots: walk::<Smlal> };
+pub(crate) const NEON_HEAD: HeadOps = HeadOps { nibble_dots: walk::<Smlal>, ..PLAIN_HEAD };
 
 /// The table for cores with FEAT_DotProd.
 ///
 /// # Safety
 /// 1. Its functions are called only on a machine with the feature.
 pub(crate) const unsafe fn dotprod_head() -> HeadOps {
-    HeadOps { nibble_dots: walk::<Sdot> }
+    HeadOps { nibble_dots: walk::<Sdot>, ..PLAIN_HEAD }
 }
 
 /// A block of a plane's row.

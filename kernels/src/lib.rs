@@ -13,6 +13,7 @@
 //! | [`pack`] | packing and unpacking, weight by weight |
 //! | [`mod@repack`] | from one layout to another |
 //! | [`planes`] | an int8 matrix as two planes of nibbles, for LM heads |
+//! | [`blocks`] | tensor types of other programs, widened |
 //! | [`half`] | binary16 and bfloat16 to binary32 and back |
 //! | [`quant`] | absmax quantisation of one token's activations |
 //! | [`lanes`] | float operations in the sixteen-lane order that makes them equal on every machine |
@@ -46,6 +47,7 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod blocks;
 pub mod exp;
 pub mod five;
 pub mod half;

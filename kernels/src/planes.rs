@@ -107,11 +107,12 @@ pub fn split(set: &KernelSet, x: &[f32], high: &mut [i8], low: &mut [i8]) -> Spl
     let mut split = Split { scale, ..Split::default() };
     let (high, high_rest) = high.split_at_mut(x.len());
     let (low, low_rest) = low.split_at_mut(x.len());
-    (high_rest.fill(0), low_rest.fill(0));
+    high_rest.fill(0);
+    low_rest.fill(0);
     for ((x, high), low) in x.iter().zip(high).zip(low) {
         let v = (x * scale).clamp(-MAX_ACTIVATION, MAX_ACTIVATION);
         let whole = ((v + ROUND) - ROUND) as i32;
-        let (upper, lower) = ((whole + 128) >> 8, (whole + 128 & 255) - 128);
+        let (upper, lower) = ((whole + 128) >> 8, ((whole + 128) & 255) - 128);
         (*high, *low) = (upper as i8, lower as i8);
         split.high_sum += upper;
         split.low_sum += lower;

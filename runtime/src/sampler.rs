@@ -230,18 +230,44 @@ fn sample_all(
         *logit /= sampling.temperature;
     }
     let total = set.exp_sum(logits);
-    let p = &*logits;
-    if sampling.top_p == 1.0 {
-        return draw_from(p, rng);
+    if sampling.top_p < 1.0 {
+        let last = last_of_nucleus(logits, sampling.top_p * total, candidates);
+        let least = last.score.max(sampling.min_p);
+        for (id, p) in logits.iter_mut().enumerate() {
+            let kept = *p > last.score || id as u32 <= last.id;
+            *p = if kept && *p >= least { *p } else { 0.0 };
+        }
     }
-    // All below this together hold less than what top-p leaves out, so the nucleus is above it.
-    let floor = (1.0 - sampling.top_p) * total / p.len() as f32 * 0.999;
-    let kept = above(p, floor, candidates);
-    if kept == 0 {
-        return draw_from(p, rng);
+    draw_from(logits, rng)
+}
+
+/// The last token of the fewest best ones whose scores `p: [vocab]`, from 0 to 1, reach `mass` together. Nothing is put in
+/// order but the scores near the last one.
+fn last_of_nucleus(p: &[f32], mass: f32, candidates: &mut [Candidate]) -> Candidate {
+    /// Bits that tell buckets apart: the exponent and four of the significand, for numbers up to 1.
+    const SHIFT: u32 = 19;
+    const BUCKETS: usize = (1.0f32.to_bits() >> SHIFT) as usize + 1;
+    let bucket = |p: f32| ((p.to_bits() >> SHIFT) as usize).min(BUCKETS - 1);
+    let mut sums = [0.0f32; BUCKETS];
+    // NaN and the like count as 0.
+    for p in p.iter().filter(|p| **p > 0.0) {
+        sums[bucket(*p)] += p;
     }
-    let kept = nucleus(&mut candidates[..kept], sampling.top_p * total);
-    draw(kept, sampling.min_p * kept[0].score, rng)
+    let mut reached = 0.0;
+    let mut at = BUCKETS - 1;
+    while at > 0 && reached + sums[at] < mass {
+        reached += sums[at];
+        at -= 1;
+    }
+    let mut len = 0;
+    for (id, p) in p.iter().enumerate() {
+        if *p > 0.0 && bucket(*p) == at {
+            candidates[len] = Candidate { id: id as u32, score: *p };
+            len += 1;
+        }
+    }
+    let nowhere = Candidate { id: u32::MAX, score: 0.0 };
+    nucleus(&mut candidates[..len], mass - reached).last().copied().unwrap_or(nowhere)
 }
 
 /// The id with the highest logit, the lowest on a tie; NaN never wins.
@@ -547,6 +573,30 @@ mod tests {
             assert_eq!(found[..kept], sorted, "{k} of {n}");
             let first = sorted.first().map_or(0, |c| c.id);
             assert_eq!(argmax(&scores), first);
+        }
+    }
+
+    #[test]
+    fn a_nucleus_ends_where_a_full_sort_ends_it() {
+        let mut rng = Rng::new(14);
+        for round in 0..200 {
+            let n = 1 + (rng.next_u64() % 3000) as usize;
+            // Multiples of 2^-10, so that sums are exact in any order, and many equal ones.
+            let p: Vec<f32> = (0..n).map(|_| (rng.next_u64() % (2 + round)) as f32 / 1024.0).collect();
+            let mass = p.iter().sum::<f32>() * 0.7;
+            let mut sorted: Vec<_> =
+                (0..n as u32).map(|id| Candidate { id, score: p[id as usize] }).collect();
+            sorted.sort_by(better);
+            let mut reached = 0.0;
+            let end = sorted.iter().position(|c| {
+                reached += c.score;
+                reached >= mass
+            });
+            let mut memory = vec![Candidate { id: 0, score: 0.0 }; n];
+            let last = last_of_nucleus(&p, mass, &mut memory);
+            if mass > 0.0 {
+                assert_eq!(Some(last), end.map(|end| sorted[end]), "{n} scores");
+            }
         }
     }
 

@@ -1,6 +1,8 @@
-//! The product with one plane of an int8 matrix, which is all that an LM head in layout `h8n2` needs.
+//! What LM heads need beside float products: the product with one plane of an int8 matrix, which is all that layout
+//! `h8n2` asks for, and widening rows that files store in blocks.
 
 use super::KernelSet;
+use crate::blocks::{self, Blocks};
 use crate::planes::{nibble_at, padded_cols, row_bytes};
 
 /// Rows of one plane and the tokens they meet; lengths were checked by [`KernelSet::nibble_dots`].
@@ -35,15 +37,18 @@ impl<'a> Nibbles<'a> {
     }
 }
 
-/// The head's function of a set. Sums are exact, so every set returns the same ones.
+/// The head's functions of a set. Sums are exact and widened values rounded in one order, so every set returns the same.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadOps {
     /// `sums[t * rows + r] = sum_c nibble[r][c] * x[t][c]`.
     pub nibble_dots: fn(nibbles: Nibbles<'_>, sums: &mut [i32]),
+    /// See [`crate::blocks::widen`].
+    pub widen: fn(blocks: Blocks, bytes: &[u8], out: &mut [f32]),
 }
 
 /// [`HeadOps`] by the definition.
-pub const PLAIN_HEAD: HeadOps = HeadOps { nibble_dots };
+pub const PLAIN_HEAD: HeadOps =
+    HeadOps { nibble_dots, widen: |blocks, bytes, out| blocks::widen(blocks, bytes, out) };
 
 fn nibble_dots(nibbles: Nibbles<'_>, sums: &mut [i32]) {
     for row in 0..nibbles.rows {
@@ -72,5 +77,16 @@ impl KernelSet {
         }
         assert!(stride >= cols && x.len() >= (tokens - 1) * stride + cols, "{tokens} tokens of a plane");
         (self.vector.head.nibble_dots)(nibbles, sums);
+    }
+
+    /// Widens the values in `bytes`, whole blocks of one type, into `out`.
+    ///
+    /// # Panics
+    /// If the lengths do not belong together.
+    pub fn widen(&self, blocks: Blocks, bytes: &[u8], out: &mut [f32]) {
+        let count = out.len() / blocks.values();
+        let whole = out.len().is_multiple_of(blocks.values()) && bytes.len() == count * blocks.bytes();
+        assert!(whole, "{} bytes of {blocks:?} for {} values", bytes.len(), out.len());
+        (self.vector.head.widen)(blocks, bytes, out);
     }
 }

@@ -9,6 +9,8 @@ use crate::parallel::{self, Cut};
 
 /// Rows of the head that one task computes.
 const TILE_ROWS: usize = 256;
+/// Rows that are widened at a time.
+const MOST_WIDE: usize = 4;
 
 /// `logits[t] = head . states[t]` with `states: [n, hidden]` and `logits: [n, vocab]`.
 ///
@@ -38,12 +40,17 @@ pub fn logits(
                 }
             }
             DenseData::Blocks(_) => {
-                // Widened once for all states.
-                let wide = &mut cast_slice_mut::<u64, f32>(scratch)[..cols];
-                for (i, row) in rows.enumerate() {
-                    head.row_into(row, wide);
+                // Widened once for all states, several rows at a time where there is room: rows side by side keep the
+                // adders of a product busy.
+                let wide = cast_slice_mut::<u64, f32>(scratch);
+                let most = (wide.len() / cols).clamp(1, MOST_WIDE);
+                for first in rows.clone().step_by(most) {
+                    let some = first..rows.end.min(first + most);
+                    let wide = &mut wide[..some.len() * cols];
+                    head.widen_rows(machine.set, some.clone(), wide);
+                    let out = some.start - rows.start..some.end - rows.start;
                     for (t, state) in states.chunks_exact(cols).enumerate() {
-                        machine.set.matvec_f32(wide, state, &mut stripe.row(t)[i..i + 1]);
+                        machine.set.matvec_f32(wide, state, &mut stripe.row(t)[out.clone()]);
                     }
                 }
             }
@@ -59,7 +66,7 @@ pub fn logit(set: &KernelSet, head: &Dense<'_>, state: &[f32], token: usize, wid
         DenseData::F32(values) => set.matvec_f32(&values[span], state, &mut out),
         DenseData::F16(values) => set.matvec_f16(&values[span], state, &mut out),
         DenseData::Blocks(_) => {
-            head.row_into(token, wide);
+            head.widen_rows(set, token..token + 1, wide);
             set.matvec_f32(wide, state, &mut out);
         }
     }

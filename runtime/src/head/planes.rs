@@ -150,7 +150,7 @@ impl<'a> Planes<'a> {
         self.high.len() + self.low.len() + FACTORS * size_of_val(self.scale)
     }
 
-    /// Bytes that [`super::screen::bounds`] reads.
+    /// Bytes that [`super::bounds`] reads.
     pub fn screened_bytes(&self) -> usize {
         self.high.len() + (FACTORS - 1) * size_of_val(self.scale)
     }

@@ -141,19 +141,18 @@ pub fn candidates(
         look_up(&mut found, bounds, id);
     }
     let mut threshold = found.threshold(need);
-    // Free of branches, like the test below: a bound that is no number bounds nothing.
-    let reaching = bounds.iter().fold(0u32, |count, bound| count + u32::from(!(*bound < threshold)));
+    // Free of branches, like the test below, so that compilers make vectors of both.
+    let reaching = bounds.iter().fold(0u32, |count, bound| count + u32::from(reaches(*bound, threshold)));
     if taken + reaching as usize > most {
         return None;
     }
     for from in (0..bounds.len()).step_by(16) {
         let to = bounds.len().min(from + 16);
-        let reaches = |bound: &f32| !(*bound < threshold);
-        if !bounds[from..to].iter().fold(false, |any, bound| any | reaches(bound)) {
+        if !bounds[from..to].iter().fold(false, |any, bound| any | reaches(*bound, threshold)) {
             continue;
         }
         for id in from..to {
-            if !(bounds[id] < threshold) {
+            if reaches(bounds[id], threshold) {
                 let score = look_up(&mut found, bounds, id);
                 threshold = match need {
                     Need::Best => threshold.max(score),
@@ -164,6 +163,12 @@ pub fn candidates(
         }
     }
     Some(Screened { candidates: found.len, rows: found.rows })
+}
+
+/// Whether a row with this bound can reach `threshold`: a bound that is no number bounds nothing.
+#[inline(always)]
+fn reaches(bound: f32, threshold: f32) -> bool {
+    bound >= threshold || bound.is_nan()
 }
 
 /// Candidates in the making.
