@@ -142,7 +142,7 @@ fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
             config.watch.len(),
             mqtt.state_folder().display(),
         );
-        for watch in config.watch.iter().filter(|watch| tasks.find(&watch.task).is_none()) {
+        if let Some(watch) = config.watch.iter().find(|watch| tasks.find(&watch.task).is_none()) {
             let message =
                 format!("the watch of {:?} wants the task {:?}, which is not there", watch.topic, watch.task);
             return Err(CommandError::new(Exit::BadInput, message));

@@ -424,6 +424,6 @@ mod tests {
         let section = MqttSection { device: Some("press-1".into()), ..MqttSection::default() };
         assert_eq!((section.device().as_str(), section.client_id().as_str()), ("press-1", "tern-press-1"));
         assert_eq!(section.request_filters()[0], "tern/press-1/+/request");
-        assert!(super::topic::is_plain(&MqttSection::default().device()));
+        assert!(topic::is_plain(&MqttSection::default().device()));
     }
 }

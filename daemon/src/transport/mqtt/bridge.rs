@@ -1,25 +1,23 @@
 //! The thread between broker and engine: takes messages, owes answers, and pays them in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+mod paying;
+mod taking;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tern_protocol::answer::{Answer, Reason};
-
-use super::asked::{Asked, Route, Topics};
+use super::asked::Topics;
 use super::clock::{Clock, Millis};
+use super::complaints::Complaints;
 use super::inbox::{Inbox, Input};
-use super::journal::fnv1a;
-use super::link::{
-    BrokerLimits, Dial, Link, LinkEvent, LinkFull, LinkOptions, Loss, Message, Outcome, Publication,
-};
+use super::link::{BrokerLimits, Dial, Link, LinkEvent, LinkFull, LinkOptions, Loss, Message, Publication};
 use super::outbox::{Number, Outbox, Stage};
 use super::presence::Presence;
 use super::reconnect::Pauses;
-use super::reply;
-use crate::serve::requester::{ClientId, DuplicateId, Requester};
+use super::requester::Client;
+use crate::serve::requester::Requester;
 use crate::serve::service::Service;
-use crate::wire;
 
 /// Publications under way at most.
 pub const WINDOW: u16 = 16;
@@ -44,42 +42,6 @@ const DEFERRED: Duration = Duration::from_secs(5);
 
 /// Time for the last answers when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// How the broker's client looks to the engine.
-#[derive(Debug)]
-pub struct Client {
-    id: ClientId,
-    inbox: Arc<Inbox>,
-    live: Mutex<HashSet<String>>,
-}
-
-impl Client {
-    /// A client whose answers go to `inbox`.
-    pub fn new(id: ClientId, inbox: Arc<Inbox>) -> Self {
-        Client { id, inbox, live: Mutex::default() }
-    }
-}
-
-impl Requester for Client {
-    fn id(&self) -> ClientId {
-        self.id
-    }
-
-    fn begin(&self, id: &str) -> Result<(), DuplicateId> {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if live.insert(id.to_owned()) { Ok(()) } else { Err(DuplicateId) }
-    }
-
-    fn is_live(&self, id: &str) -> bool {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-
-    fn send(&self, answer: &wire::Answer) {
-        let Some(id) = answer.id().filter(|_| answer.is_last()).cloned() else { return };
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        self.inbox.push(Input::Answer { id, answer: Box::new(answer.clone()) });
-    }
-}
 
 /// A message that the broker waits to have acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -162,28 +124,6 @@ pub struct Bridge {
     finish_by: Option<Instant>,
     dropped: Complaints,
     unknown: Complaints,
-}
-
-/// A complaint that is not repeated at every message.
-#[derive(Debug, Default)]
-struct Complaints {
-    last: Option<Instant>,
-    kept_back: u64,
-}
-
-impl Complaints {
-    fn warn(&mut self, message: impl FnOnce() -> String) {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < Duration::from_secs(10)) {
-            self.kept_back += 1;
-            return;
-        }
-        self.last = Some(now);
-        match std::mem::take(&mut self.kept_back) {
-            0 => log::warn!("{}", message()),
-            more => log::warn!("{} (and {more} more like it)", message()),
-        }
-    }
 }
 
 impl Bridge {
@@ -382,196 +322,6 @@ impl Bridge {
         }
     }
 
-    fn on_message(&mut self, message: Message) {
-        if self.quiet {
-            // Not acknowledged: it is sent again, to us or to another.
-            return;
-        }
-        if self.parts.outbox.is_full() || self.parts.outbox.waiting() >= 2 * self.parts.receive_maximum {
-            if message.ticket.is_some() {
-                // At most as many as the broker sends without being acknowledged.
-                return self.held.push_back((self.parts.clock.now(), message));
-            }
-            let most = 2 * self.parts.receive_maximum;
-            return self.dropped.warn(|| {
-                format!("a message of QoS 0 was dropped: {most} requests wait; have it sent with QoS 1")
-            });
-        }
-        self.take(&message, self.parts.clock.now());
-    }
-
-    fn take(&mut self, message: &Message, now: Millis) {
-        let topics = &self.parts.topics;
-        let asked = match topics.route(&message.topic) {
-            Route::Request(task) => topics.asked(task, message, now),
-            Route::Watch(watch) => topics.watched(watch, message, now),
-            Route::HomeAssistant => {
-                if message.payload == b"online" {
-                    self.announce();
-                }
-                return self.settle(message.ticket, None);
-            }
-            Route::Unknown => {
-                let topic = &message.topic;
-                self.unknown.warn(|| format!("a message came on {topic:?}, which is not read any more"));
-                return self.settle(message.ticket, None);
-            }
-        };
-        if !topics.may_answer(&asked.reply_to.topic) {
-            let topic = &asked.reply_to.topic;
-            self.unknown.warn(|| format!("an answer to {topic:?} would be a request again; it is not sent"));
-            return self.settle(message.ticket, None);
-        }
-        self.take_asked(message, asked);
-    }
-
-    fn take_asked(&mut self, message: &Message, asked: Asked) {
-        let Asked { reply_to, request } = asked;
-        let hash = fnv1a(&[message.topic.as_bytes(), &[0], &message.payload]);
-        let again = message.ticket.filter(|_| message.again);
-        if let Some(number) = self.parts.outbox.find(&reply_to, hash, again) {
-            return self.take_known(number, message, reply_to.expires);
-        }
-        if reply_to.expires.is_some_and(|expires| expires <= self.parts.clock.now()) {
-            log::debug!("a request came too late to be begun");
-            return self.settle(message.ticket, None);
-        }
-        let outbox = &mut self.parts.outbox;
-        match request {
-            Ok(request) => {
-                let number = outbox.ask(reply_to, hash, message.ticket, Some(request));
-                self.settle(message.ticket, Some(number));
-                self.submit(number);
-            }
-            Err((reason, words)) => {
-                log::debug!("a message was refused: {words}");
-                let number = outbox.ask(reply_to, hash, message.ticket, None);
-                self.settle(message.ticket, Some(number));
-                let answer = crate::serve::refusal(Some(String::new()), reason, words);
-                self.parts.service.state.count(crate::serve::state::Ending::Refused);
-                self.owe(number, answer);
-            }
-        }
-    }
-
-    /// A request that came before.
-    fn take_known(&mut self, number: Number, message: &Message, expires: Option<u64>) {
-        let Some(entry) = self.parts.outbox.entry(number) else { return };
-        let delivered = matches!(entry.stage, Stage::Delivered(_));
-        if delivered && message.again && entry.unacknowledged && entry.ticket == message.ticket {
-            // The very packet whose acknowledgement was cut off: its sender has the answer.
-            return self.settle(message.ticket, None);
-        }
-        log::debug!("request {number} came again");
-        if !delivered && expires != entry.reply_to.expires {
-            self.extended.insert(number);
-        }
-        self.parts.outbox.ask_again(number, message.ticket, expires);
-        if delivered {
-            self.to_send.insert(number);
-        }
-        self.settle(message.ticket, Some(number));
-    }
-
-    /// The broker is owed an acknowledgement, once `number` is delivered.
-    fn settle(&mut self, ticket: Option<u16>, number: Option<Number>) {
-        if let Some(packet) = ticket {
-            self.tickets.push_back(Ticket { packet, number });
-        }
-    }
-
-    /// Gives a request to the engine.
-    fn submit(&mut self, number: Number) {
-        let Some(entry) = self.parts.outbox.entry(number) else { return };
-        let Stage::Waiting(request) = &entry.stage else { return };
-        let now = self.parts.clock.now();
-        let within = match entry.reply_to.expires.map(|expires| expires.saturating_sub(now)) {
-            Some(0) => {
-                log::debug!("request {number} expired before the engine had room for it");
-                return self.parts.outbox.forget(number);
-            }
-            left => left.map(Duration::from_millis),
-        };
-        let request = wire::Request { id: number.to_string(), ..(**request).clone() };
-        self.parts.service.take_request(&self.client, request, within);
-    }
-
-    fn on_answer(&mut self, id: &str, answer: wire::Answer) {
-        let Ok(number) = id.parse::<Number>() else { return };
-        if let Answer::Error(failure) = &answer {
-            match failure.reason {
-                // It stays in the outbox and with the broker, and is run when the daemon is back.
-                Reason::Stopping => return,
-                Reason::QueueFull if self.quiet => return,
-                Reason::QueueFull => {
-                    let pause = Duration::from_millis(u64::from(failure.retry_after_ms.unwrap_or(100)));
-                    return self.resubmit.push((Instant::now() + pause, number));
-                }
-                Reason::Deadline if self.extended.remove(&number) => return self.submit(number),
-                _ => {}
-            }
-        }
-        self.extended.remove(&number);
-        let now = self.parts.clock.now();
-        let Some(entry) = self.parts.outbox.entry(number) else { return };
-        if entry.reply_to.expires.is_some_and(|expires| expires <= now) {
-            log::debug!("request {number} expired while the engine worked on it");
-            return self.parts.outbox.forget(number);
-        }
-        if let Answer::Decision(decision) = &answer {
-            self.parts.presence.last_label.clone_from(&decision.label);
-        }
-        self.owe(number, answer);
-    }
-
-    /// Writes an answer down.
-    fn owe(&mut self, number: Number, answer: wire::Answer) {
-        let Some(entry) = self.parts.outbox.entry(number) else { return };
-        let device = self.parts.topics.device();
-        let model = &self.parts.service.state.facts.model;
-        let reply = reply::of(answer, &entry.reply_to.id, device, model);
-        self.parts.outbox.answer(number, reply);
-        self.to_send.insert(number);
-    }
-
-    fn on_published(&mut self, token: u64, outcome: Outcome) {
-        if token == FAREWELL_TOKEN {
-            self.finish_by = Some(Instant::now());
-        }
-        if self.under_way.remove(&token).is_none() {
-            if let Outcome::Refused(reason) | Outcome::Deferred(reason) = outcome {
-                log::warn!("the broker did not take what this device says of itself: {reason}");
-            }
-            return;
-        }
-        match outcome {
-            Outcome::Taken => self.delivered(token),
-            Outcome::Deferred(reason) => {
-                log::warn!("the broker would not take an answer now: {reason}");
-                self.resend.push((Instant::now() + DEFERRED, token));
-            }
-            Outcome::Refused(reason) => {
-                let topic = self.parts.outbox.entry(token).map(|entry| entry.reply_to.topic.clone());
-                let topic = topic.unwrap_or_default();
-                log::error!("the broker refuses answers to {topic:?} ({reason}); allow them there");
-                self.parts.presence.problem = Some(format!("answers to {topic:?} are refused: {reason}"));
-                // Trying on would hold up everybody behind it.
-                self.delivered(token);
-            }
-        }
-    }
-
-    fn delivered(&mut self, number: Number) {
-        let Some(entry) = self.parts.outbox.entry(number) else { return };
-        let fault = matches!(&entry.stage, Stage::Answered(reply) if reply.status >= 500);
-        if fault {
-            // A fault of ours: the same request deserves another try.
-            self.parts.outbox.forget(number);
-        } else {
-            self.parts.outbox.delivered(number);
-        }
-    }
-
     fn on_time(&mut self) {
         let now = Instant::now();
         let due = |list: &mut Vec<(Instant, Number)>| {
@@ -607,67 +357,6 @@ impl Bridge {
                 self.tell(NO_TOKEN, figures);
                 self.parts.presence.problem = None;
             }
-        }
-    }
-
-    /// Sends answers, as many as may be under way.
-    fn send_answers(&mut self) {
-        let now = self.parts.clock.now();
-        let most = self.parts.packet_bytes;
-        while let Some((_, limits)) = self.up() {
-            if self.under_way.len() >= usize::from(limits.receive_maximum.min(WINDOW)) {
-                return;
-            }
-            let Some(number) = self.to_send.pop_first() else { return };
-            let Some(entry) = self.parts.outbox.entry(number) else { continue };
-            let Stage::Answered(reply) = &entry.stage else { continue };
-            let left_ms = entry.reply_to.expires.map(|expires| expires.saturating_sub(now));
-            if left_ms == Some(0) {
-                log::debug!("the answer to request {number} came too late");
-                self.parts.outbox.delivered(number);
-                continue;
-            }
-            let publication = reply::publication(reply, &entry.reply_to, left_ms);
-            let most = limits.packet_bytes.map_or(most, |bytes| most.min(bytes as usize));
-            let bytes = publication.packet_bytes();
-            if bytes > most && reply.status != Reason::TooLarge.code() {
-                let id = Some(String::new());
-                let words = format!(
-                    "the answer has {bytes} bytes with its topic and properties; at most {most} may be sent; ask for less"
-                );
-                self.owe(number, crate::serve::refusal(id, Reason::TooLarge, words));
-                self.parts.outbox.sync();
-                continue;
-            }
-            if bytes > most {
-                log::error!(
-                    "not even a refusal of {bytes} bytes may be sent; raise mqtt.packet_bytes or the broker's"
-                );
-                self.parts.outbox.delivered(number);
-                continue;
-            }
-            let publication = Publication { retain: publication.retain && limits.retain, ..publication };
-            self.under_way.insert(number, Instant::now());
-            let sent = self.up().map_or(Ok(()), |(link, _)| link.publish(number, publication));
-            self.checked(sent);
-        }
-    }
-
-    /// Acknowledges messages in their order, as far as they are settled.
-    fn acknowledge(&mut self) {
-        while let Some(&Ticket { packet, number }) = self.tickets.front() {
-            let entry = number.and_then(|number| self.parts.outbox.entry(number));
-            // One that was forgotten has expired.
-            if entry.is_some_and(|entry| !matches!(entry.stage, Stage::Delivered(_))) {
-                return;
-            }
-            let Some((link, _)) = self.up() else { return };
-            let sent = link.acknowledge(packet);
-            self.tickets.pop_front();
-            if let Some(number) = number {
-                self.parts.outbox.acknowledged(number);
-            }
-            self.checked(sent);
         }
     }
 

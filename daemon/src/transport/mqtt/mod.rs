@@ -8,6 +8,7 @@
 //! | [`payload`], [`senml`] | from what devices send to text |
 //! | [`outbox`], [`journal`], [`clock`] | what was taken and what is owed, on disk |
 //! | [`bridge`], [`inbox`] | the thread that does the work, and what it is told |
+//! | [`requester`], [`complaints`] | the broker as the engine sees it; warnings that do not drown a log |
 //! | [`reply`], [`presence`] | what is said |
 //! | [`reconnect`] | when to connect again |
 //!
@@ -46,6 +47,7 @@ pub mod asked;
 pub mod bridge;
 pub mod client;
 pub mod clock;
+pub mod complaints;
 pub mod inbox;
 pub mod journal;
 pub mod link;
@@ -54,6 +56,7 @@ pub mod payload;
 pub mod presence;
 pub mod reconnect;
 pub mod reply;
+pub mod requester;
 pub mod senml;
 #[cfg(feature = "tls")]
 pub mod tls;
