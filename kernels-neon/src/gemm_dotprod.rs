@@ -18,8 +18,9 @@
 //! Tail rules: columns come in steps of 16, tokens beyond a multiple of four run one to three at a time, rows
 //! beyond the last are computed and not written.
 //!
-//! Expected cycles per 64 products on Cortex-A76, where two `sdot` start a cycle: 2.0 in the innermost loop; adding
-//! up takes 0.05 and expanding, for n tokens, 10 / n from T5R, 3 / n from T2R4 and 6 / n from T2B128.
+//! Expected cycles per 64 products on Cortex-A76 by the issue model of `benches/yard`: 2.0 in the innermost loop, where
+//! two `sdot` start a cycle; with 16 tokens 2.6 from T5R, 2.4 from T2R4 and 2.6 from T2B128, most of the rest for
+//! expanding.
 //!
 //! Source: SDOT (vector), Arm ARM DDI 0487, section C7.2.
 

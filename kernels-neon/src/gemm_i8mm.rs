@@ -22,8 +22,8 @@
 //! Tail rules: columns come in steps of 16; fewer than four pairs of tokens run one pair at a time; tokens and rows
 //! beyond the last are computed and not written.
 //!
-//! Expected cycles per 64 products on Neoverse N2 (Cortex-A710), where two `smmla` start a cycle: 1.0 in the
-//! innermost loop; expanding takes, for n tokens, 10 / n from T5R, 4 / n from T2R4 and 7 / n from T2B128.
+//! Expected cycles per 64 products on Neoverse N2 (Cortex-A710) by llvm-mca: 1.0 in the innermost loop, where two
+//! `smmla` start a cycle; with 16 tokens 2.0 from T5R, of which expanding is nearly all of the rest.
 //!
 //! Source: SMMLA (vector), Arm ARM DDI 0487, section C7.2.
 

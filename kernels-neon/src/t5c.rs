@@ -23,7 +23,7 @@
 //! Tail rules: columns beyond a multiple of 80 have zeros in place of activations; rows beyond the last are
 //! padding, computed and not written; three tokens are two and one.
 //!
-//! Expected cycles per 64 weights with one token (29 instructions): 13 on Cortex-A72, 30 on A53. [`Layout::T5R`]
+//! Expected cycles per 64 weights with one token (32 instructions): 14 on Cortex-A72, 49 on A53. [`Layout::T5R`]
 //! has the better kernel for one token.
 //!
 //! Source: our own; the encoding is [`tern_kernels::five`]'s.

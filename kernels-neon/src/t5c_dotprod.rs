@@ -21,7 +21,7 @@
 //!
 //! Tail rules: those of [`crate::t5c`].
 //!
-//! Expected cycles per 64 weights with one token (18 instructions): 8 on Cortex-A76, 16 on A55.
+//! Expected cycles per 64 weights with one token (20 instructions): 8.2 on Cortex-A76, 21 on A55.
 //!
 //! Source: the identity is [`tern_kernels::five`]'s.
 

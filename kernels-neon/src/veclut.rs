@@ -29,9 +29,9 @@
 //! in order, 24 bytes for 320 products. Indices are copied, for in the matrix those of a block lie a panel apart,
 //! often a power of two, and every half and eight tokens read them again.
 //!
-//! Expected cycles per 64 products, from the instructions of the loops: 28 for 320 products, so 1.5 on Cortex-A76
-//! (four a cycle) and 2.1 on A72 (a load a cycle), to which tables add 0.2 and 0.3 with 2560 rows; 4.7 and 0.3 on
-//! A53.
+//! Expected cycles per 64 products, by the issue models of `benches/yard`: the loops take 1.4 on Cortex-A76, 1.9 on
+//! A72 and 4.6 on A53. With 64 tokens and 2560 rows a product takes 1.7 and 2.4; with 16 tokens, which four workers
+//! share as eight tokens of 1280 rows each, so that tables cost twice as much, 2.0, 2.9 and 6.7.
 //!
 //! Source: bitnet.cpp's lookup kernels (arXiv 2502.11880) and Vec-LUT (arXiv 2512.06443) for vectors as entries;
 //! five weights an index, 16-bit lanes with a proven bound and the loops are ours.
