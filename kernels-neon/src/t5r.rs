@@ -9,14 +9,14 @@
 //! ```text
 //! out of order                                      in order (Cortex-A53): one token, both groups of rows together
 //! for each 16 columns:                              for each 16 columns:
-//!   load a of each token                              load a and q of both groups
-//!   for each group of five rows:                      3 q, 9 q                            4 mul
-//!     load q                                          products of q, 3 q, 9 q             6 smull, 6 smlal2
-//!     q4 = q << 2;          q3 = q4 - q               13 q, 27 q, 81 q                    6 mul
-//!     q13 = (q3 << 2) + q;  q9 = q13 - q4             sums += pairs of products           6 sadalp
-//!     q27 = (q9 << 2) - q9; q81 = (q27 << 2) - q27    products of 27 q, 81 q, 13 q        6 smull, 6 smlal2
-//!     for each multiple m and token:                  sums += pairs of products           6 sadalp
-//!       sum[m] += smull(m, a), smlal2, sadalp
+//!   load a of each token                              3 q, 9 q                            4 mul
+//!   for each group of five rows:                      products of q, 3 q, 9 q             6 smull, 6 smlal2
+//!     load q                                          13 q, 27 q, 81 q                    6 mul
+//!     q4 = q << 2;          q3 = q4 - q               sums += pairs of products           6 sadalp
+//!     q13 = (q3 << 2) + q;  q9 = q13 - q4             products of 27 q, 81 q, 13 q        6 smull, 6 smlal2
+//!     q27 = (q9 << 2) - q9; q81 = (q27 << 2) - q27    sums += pairs of products           6 sadalp
+//!     for each multiple m and token:                  meanwhile load the next q of both groups and the a after
+//!       sum[m] += smull(m, a), smlal2, sadalp         the next, by halves: 3 cycles, not 6
 //! row k = (3 sum(k) - sum(k + 1)) >> 8; of the last one, (3 sum(4) + sum(13)) >> 8
 //! ```
 //!
@@ -31,8 +31,9 @@
 //! computed and not written.
 //!
 //! Expected cycles per 64 weights with one token, by the issue model of `benches/yard` and by llvm-mca: Cortex-A72 11.0
-//! and 11.0 (25 instructions; multiplications bind, 24 for 160 weights), A53 in order 21.1 and 21.2 (20.5 instructions).
-//! `mul` takes two cycles on the A72 and one on the A53, hence the two sets.
+//! and 11.0 (25 instructions; multiplications bind, 24 for 160 weights), A53 in order 19.9 and 23.7 (23 instructions).
+//! `mul` takes two cycles on the A72 and one on the A53, hence the two sets. For the loads by halves, and what llvm-mca
+//! holds against them, see [`crate::tl1_in_order`].
 //!
 //! Source: the identity is [`tern_kernels::five`]'s; SMULL, SMLAL2, SADALP: Arm ARM DDI 0487, section C7.2.
 
@@ -195,61 +196,74 @@ pub(crate) fn rows<const T: usize>(low: Sums<T>, high: Sums<T>, t: usize) -> [i3
 /// ```text
 /// v0-v5, v6-v11    sums of rows 0-4 and of rows 5-9, by multiple 1, 3, 9, 27, 81, 13
 /// v12, v13, v14    3, 9, 13
-/// v15, v16, v17    activations, bytes of rows 0-4, bytes of rows 5-9
+/// v15, v30         activations of this step and the next, in turn
+/// v16, v17         bytes of rows 0-4, bytes of rows 5-9
 /// v18-v23          multiples of v16 and v17 in turn: 3 and 9, then 27, 81 and 13
 /// v24-v29          products in 16 bits, of three multiples at a time
 /// ```
 #[inline]
 #[target_feature(enable = "neon")]
 fn sums_in_order(panel: &[[u8; 32]], activations: &[[u8; 16]]) -> [Sums<1>; 2] {
-    // Loads for the next step come where registers are free and additions hide them.
+    // A step with the activations in `$a`. Bytes for the next step, at `$bytes_at`, come where registers are free, and
+    // activations for the one after it, at `$a_at`: as halves, of which the second is in its place after the next load.
+    // Core instructions `$one` and `$other` go beside an operation each.
+    #[rustfmt::skip] // an instruction a line
     macro_rules! step {
-        ([$($load_next:literal),*] [$($count:literal),*]) => {
+        ($a:literal then $next_a:literal, $bytes_at:literal, $a_at:literal, $one:literal, $other:literal) => {
             concat!(
                 "mul v18.16b, v16.16b, v12.16b\n",
                 "mul v19.16b, v17.16b, v12.16b\n",
                 "mul v20.16b, v16.16b, v13.16b\n",
                 "mul v21.16b, v17.16b, v13.16b\n",
-                "smull v24.8h, v16.8b, v15.8b\n",
-                "smull v25.8h, v17.8b, v15.8b\n",
-                "smull v26.8h, v18.8b, v15.8b\n",
-                "smull v27.8h, v19.8b, v15.8b\n",
-                "smull v28.8h, v20.8b, v15.8b\n",
-                "smull v29.8h, v21.8b, v15.8b\n",
-                "smlal2 v24.8h, v16.16b, v15.16b\n",
-                "smlal2 v25.8h, v17.16b, v15.16b\n",
-                "smlal2 v26.8h, v18.16b, v15.16b\n",
-                "smlal2 v27.8h, v19.16b, v15.16b\n",
-                "smlal2 v28.8h, v20.16b, v15.16b\n",
-                "smlal2 v29.8h, v21.16b, v15.16b\n",
+                "smull v24.8h, v16.8b, v", $a, ".8b\n",
+                "smull v25.8h, v17.8b, v", $a, ".8b\n",
+                "smull v26.8h, v18.8b, v", $a, ".8b\n",
+                "smull v27.8h, v19.8b, v", $a, ".8b\n",
+                "smull v28.8h, v20.8b, v", $a, ".8b\n",
+                "smull v29.8h, v21.8b, v", $a, ".8b\n",
+                "smlal2 v24.8h, v16.16b, v", $a, ".16b\n",
+                "smlal2 v25.8h, v17.16b, v", $a, ".16b\n",
+                "smlal2 v26.8h, v18.16b, v", $a, ".16b\n",
+                "smlal2 v27.8h, v19.16b, v", $a, ".16b\n",
+                "smlal2 v28.8h, v20.16b, v", $a, ".16b\n",
+                "smlal2 v29.8h, v21.16b, v", $a, ".16b\n",
                 "mul v22.16b, v16.16b, v14.16b\n",
                 "mul v23.16b, v17.16b, v14.16b\n",
                 "mul v18.16b, v20.16b, v12.16b\n",
                 "mul v19.16b, v21.16b, v12.16b\n",
                 "mul v20.16b, v20.16b, v13.16b\n",
                 "mul v21.16b, v21.16b, v13.16b\n",
+                "ldr {high16}, [{bytes}, #", $bytes_at, " + 8]\n",
+                "ldr d16, [{bytes}, #", $bytes_at, "]\n",
+                "ins v", $next_a, ".d[1], {high_a}\n",
                 "sadalp v0.4s, v24.8h\n",
                 "sadalp v6.4s, v25.8h\n",
+                $one, "\n",
                 "sadalp v1.4s, v26.8h\n",
                 "sadalp v7.4s, v27.8h\n",
                 "sadalp v2.4s, v28.8h\n",
                 "sadalp v8.4s, v29.8h\n",
-                "smull v24.8h, v18.8b, v15.8b\n",
-                "smull v25.8h, v19.8b, v15.8b\n",
-                "smull v26.8h, v20.8b, v15.8b\n",
-                "smull v27.8h, v21.8b, v15.8b\n",
-                "smull v28.8h, v22.8b, v15.8b\n",
-                "smull v29.8h, v23.8b, v15.8b\n",
-                "smlal2 v24.8h, v18.16b, v15.16b\n",
-                "smlal2 v25.8h, v19.16b, v15.16b\n",
-                "smlal2 v26.8h, v20.16b, v15.16b\n",
-                "smlal2 v27.8h, v21.16b, v15.16b\n",
-                "smlal2 v28.8h, v22.16b, v15.16b\n",
-                "smlal2 v29.8h, v23.16b, v15.16b\n",
-                $($load_next, "\n",)*
+                "ldr {high17}, [{bytes}, #", $bytes_at, " + 24]\n",
+                "ldr d17, [{bytes}, #", $bytes_at, " + 16]\n",
+                "ins v16.d[1], {high16}\n",
+                "smull v24.8h, v18.8b, v", $a, ".8b\n",
+                "smull v25.8h, v19.8b, v", $a, ".8b\n",
+                "smull v26.8h, v20.8b, v", $a, ".8b\n",
+                "smull v27.8h, v21.8b, v", $a, ".8b\n",
+                "smull v28.8h, v22.8b, v", $a, ".8b\n",
+                "smull v29.8h, v23.8b, v", $a, ".8b\n",
+                "smlal2 v24.8h, v18.16b, v", $a, ".16b\n",
+                "smlal2 v25.8h, v19.16b, v", $a, ".16b\n",
+                "smlal2 v26.8h, v20.16b, v", $a, ".16b\n",
+                "smlal2 v27.8h, v21.16b, v", $a, ".16b\n",
+                "smlal2 v28.8h, v22.16b, v", $a, ".16b\n",
+                "smlal2 v29.8h, v23.16b, v", $a, ".16b\n",
+                "ldr {high_a}, [{a}, #", $a_at, " + 8]\n",
+                "ldr d", $a, ", [{a}, #", $a_at, "]\n",
+                "ins v17.d[1], {high17}\n",
                 "sadalp v3.4s, v24.8h\n",
                 "sadalp v9.4s, v25.8h\n",
-                $($count, "\n",)*
+                $other, "\n",
                 "sadalp v4.4s, v26.8h\n",
                 "sadalp v10.4s, v27.8h\n",
                 "sadalp v5.4s, v28.8h\n",
@@ -261,28 +275,29 @@ fn sums_in_order(panel: &[[u8; 32]], activations: &[[u8; 16]]) -> [Sums<1>; 2] {
     let (activation_turns, activations_rest) = activations[..panel.len()].as_chunks::<4>();
     let [mut low, mut high] = [[vdupq_n_s32(0); 6]; 2];
     if !turns.is_empty() {
-        // SAFETY: `left` counts down from the number of turns, at least one, of which both slices have as many. Each
-        // turn reads one of each, 128 bytes and 64. Nothing is written.
+        // SAFETY: `left` counts down from the number of turns, at least one, of which both slices have as many. A turn
+        // reads the one that the pointers are at, 128 bytes and 64, and the start of the next, which in the last turn
+        // is the same. Nothing is written.
         unsafe {
             asm!(
                 "movi v12.16b, #3",
                 "movi v13.16b, #9",
                 "movi v14.16b, #13",
+                "ldp q16, q17, [{bytes}]",
+                "ldp q15, q30, [{a}]",
+                "ldr {high_a}, [{a}, #24]",
                 "2:",
-                "ldr q16, [{bytes}]",
-                "ldr q17, [{bytes}, #16]",
-                "ldr q15, [{a}]",
-                step!(["subs {left}, {left}, #1", "ldr q16, [{bytes}, #32]", "ldr q17, [{bytes}, #48]",
-                    "ldr q15, [{a}, #16]"] ["prfm pldl1strm, [{bytes}, #{ahead}]"]),
-                step!(["add {a}, {a}, #64", "ldr q16, [{bytes}, #64]", "ldr q17, [{bytes}, #80]",
-                    "ldr q15, [{a}, #-32]"] ["prfm pldl1strm, [{bytes}, #{ahead} + 64]"]),
-                step!(["add {bytes}, {bytes}, #128", "ldr q15, [{a}, #-16]", "ldr q16, [{bytes}, #-32]",
-                    "ldr q17, [{bytes}, #-16]"] []),
-                step!([] []),
+                step!(15 then 30, 32, 32, "subs {left}, {left}, #1", "csel {by}, xzr, {turn}, eq"),
+                step!(30 then 15, 64, 48, "prfm pldl1strm, [{bytes}, #{ahead}]",
+                    "prfm pldl1strm, [{bytes}, #{ahead} + 64]"),
+                step!(15 then 30, 96, 0, "add {a}, {a}, {by}, lsr #1", "add {bytes}, {bytes}, {by}"),
+                step!(30 then 15, 0, 16, "", ""),
                 "b.ne 2b",
                 left = inout(reg) turns.len() => _,
                 bytes = inout(reg) turns.as_ptr() => _,
                 a = inout(reg) activation_turns.as_ptr() => _,
+                turn = in(reg) size_of::<[[u8; 32]; 4]>(), by = out(reg) _,
+                high16 = out(reg) _, high17 = out(reg) _, high_a = out(reg) _,
                 ahead = const IN_ORDER_AHEAD,
                 inout("v0") low[0], inout("v1") low[1], inout("v2") low[2],
                 inout("v3") low[3], inout("v4") low[4], inout("v5") low[5],
@@ -290,7 +305,7 @@ fn sums_in_order(panel: &[[u8; 32]], activations: &[[u8; 16]]) -> [Sums<1>; 2] {
                 inout("v9") high[3], inout("v10") high[4], inout("v11") high[5],
                 out("v12") _, out("v13") _, out("v14") _, out("v15") _, out("v16") _, out("v17") _, out("v18") _,
                 out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _, out("v24") _, out("v25") _,
-                out("v26") _, out("v27") _, out("v28") _, out("v29") _,
+                out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _,
                 options(readonly, nostack),
             );
         }
