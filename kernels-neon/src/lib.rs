@@ -3,7 +3,7 @@
 //! | module | set | needs | for |
 //! |---|---|---|---|
 //! | `dotprod` | `aarch64-t2i8-dotprod` | FEAT_DotProd (Cortex-A55, A75 and later) | 2-bit codes straight from the file |
-//! | `tl1` | `aarch64-tl1i8-neon` | Armv8.0 | lookup tables of weight pairs, for cores without `sdot` |
+//! | `tl1` | `aarch64-tl1i8-neon`, `aarch64-tl1i8-neon-inorder` | Armv8.0 | lookup tables of weight pairs, for cores without `sdot` |
 //! | `t5r_dotprod` | `aarch64-t5ri8-dotprod`, `aarch64-t5ri8-dotprod-inorder` | FEAT_DotProd | five rows a byte |
 //! | `t5r` | `aarch64-t5ri8-neon`, `aarch64-t5ri8-neon-inorder` | Armv8.0 | five rows a byte, for cores without `sdot` |
 //! | `t2r4_dotprod` | `aarch64-t2r4i8-dotprod` | FEAT_DotProd | four rows a byte, where arithmetic binds and memory does not |
@@ -72,6 +72,8 @@ mod t5r_indices;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod tl1;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod tl1_in_order;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod veclut;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod veclut_rows;
@@ -87,7 +89,7 @@ pub fn all() -> impl Iterator<Item = &'static KernelSet> {
     dotprod
         .map(dotprod::DotProd::set)
         .into_iter()
-        .chain([&tl1::SET])
+        .chain([&tl1::SET, &tl1::IN_ORDER_SET])
         .chain(five_rows.into_iter().flatten())
         .chain([&t5r::SET, &t5r::IN_ORDER_SET])
         .chain(dotprod.map(t2r4_dotprod::set))

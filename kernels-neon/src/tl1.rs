@@ -27,9 +27,10 @@
 //! Tail rules: a step of fewer than four groups ends a matrix whose columns are no multiple of 16; an odd last panel
 //! runs alone; padded rows are computed and never written.
 //!
-//! Expected cycles per 64 weights with one token, an estimate from instruction counts and the operation table of each
-//! core: 16 on Cortex-A53, 9 on A72, 5 on A76 (13 instructions). A second panel is worth more than a second token
-//! here: it shares the tables (4 loads), a token would share only the indices.
+//! Expected cycles per 64 weights with one token, by the issue model of `benches/yard` and by llvm-mca: Cortex-A72 9.8
+//! and 9.9, A76 5.8 and 6.0 (14 instructions), A53 17.5 and 15.9; in the order of [`crate::tl1_in_order`] A53 13.8 and
+//! 19.5, A55 13.9 and 18.6, A72 10.6 and 10.7 (18 instructions), hence the two sets. A second panel is worth more than a
+//! second token here: it shares the tables (4 loads), a token would share only the indices.
 //!
 //! Source: the TL1 kernel of bitnet.cpp (arXiv 2502.11880, section 3). Changed: the split at 32 in place of 256,
 //! which keeps sums in bytes; panels of 32 rows; exact for -128 and for any number of columns.
@@ -45,20 +46,62 @@ use tern_kernels::reference::plain_grain;
 use tern_kernels::{KernelSet, Layout, TernaryOps, Tile};
 
 use crate::float::FLOAT_OPS;
+use crate::tl1_in_order::InOrder;
 
-/// The lookup-table set; the baseline suffices, so it needs no proof.
+/// The lookup-table set for out-of-order cores; the baseline suffices, so it needs no proof.
 pub(crate) static SET: KernelSet = KernelSet::new(
     "aarch64-tl1i8-neon",
     Layout::Tl1P32,
-    TernaryOps {
-        prepared_bytes,
-        prepare,
-        grain: |rows, _, tokens, _| plain_grain(Layout::Tl1P32, rows, tokens),
-        scratch_words: |_, _, _| 0,
-        multiply: |tile, _, sums| multiply(tile, sums),
-    },
+    TernaryOps { multiply: |tile, _, sums| multiply::<OutOfOrder>(tile, sums), ..TL1_OPS },
     FLOAT_OPS,
 );
+
+/// The set for cores that run instructions in their order.
+pub(crate) static IN_ORDER_SET: KernelSet = KernelSet::new(
+    "aarch64-tl1i8-neon-inorder",
+    Layout::Tl1P32,
+    TernaryOps { multiply: |tile, _, sums| multiply::<InOrder>(tile, sums), ..TL1_OPS },
+    FLOAT_OPS,
+);
+
+/// The ternary operations of both sets; they differ in [`Steps`].
+const TL1_OPS: TernaryOps = TernaryOps {
+    prepared_bytes,
+    prepare,
+    grain: |rows, _, tokens, _| plain_grain(Layout::Tl1P32, rows, tokens),
+    scratch_words: |_, _, _| 0,
+    multiply: |tile, _, sums| multiply::<OutOfOrder>(tile, sums),
+};
+
+/// Whole steps of a strip, by panel: eight vectors of indices.
+pub(crate) type PanelSteps<'a> = &'a [[[u8; 16]; 8]];
+/// The tables of as many steps: lo and hi of the first pair of columns, then of the second, and so on.
+pub(crate) type TableSteps<'a> = &'a [[[u8; 16]; 16]];
+
+/// The inner loop of a strip, in an order of instructions that suits a kind of core.
+pub(crate) trait Steps {
+    /// `wide += 32 hi + lo` of at most [`STRIP_STEPS`] steps, of which all slices have as many.
+    fn add<const P: usize>(
+        panels: [PanelSteps<'_>; P],
+        tables: TableSteps<'_>,
+        wide: &mut [[int16x8_t; 4]; P],
+    );
+}
+
+/// An order that the compiler finds.
+pub(crate) struct OutOfOrder;
+
+impl Steps for OutOfOrder {
+    #[inline]
+    fn add<const P: usize>(
+        panels: [PanelSteps<'_>; P],
+        tables: TableSteps<'_>,
+        wide: &mut [[int16x8_t; 4]; P],
+    ) {
+        // SAFETY: NEON is part of the target that this module is compiled for.
+        unsafe { add_steps(panels, tables, wide) }
+    }
+}
 
 /// Bytes of the two tables of a pair.
 const PAIR_BYTES: usize = 32;
@@ -92,7 +135,7 @@ fn prepare(q: &[i8], prepared: &mut [u8]) {
 }
 
 /// `sums[t * rows + r] = sum_c weight[r][c] q[t][c]`.
-fn multiply(tile: Tile<'_>, sums: &mut [i32]) {
+fn multiply<S: Steps>(tile: Tile<'_>, sums: &mut [i32]) {
     sums.fill(0);
     for first_col in (0..tile.cols).step_by(CHUNK_COLS) {
         let cols = CHUNK_COLS.min(tile.cols - first_col);
@@ -108,9 +151,9 @@ fn multiply(tile: Tile<'_>, sums: &mut [i32]) {
                     // SAFETY: NEON is part of the target that this module is compiled for.
                     unsafe {
                         if sums.len() > 32 {
-                            add_panels([panel(first_row), panel(first_row + 32)], tables, sums);
+                            add_panels::<S, 2>([panel(first_row), panel(first_row + 32)], tables, sums);
                         } else {
-                            add_panels([panel(first_row)], tables, sums);
+                            add_panels::<S, 1>([panel(first_row)], tables, sums);
                         }
                     }
                 }
@@ -122,14 +165,15 @@ fn multiply(tile: Tile<'_>, sums: &mut [i32]) {
 /// Adds to `sums` the products of `P` panels (`cols / 4 * 32` bytes each) with one token's tables (`cols * 16` bytes);
 /// `sums` holds the rows that exist, at most `32 P`.
 #[target_feature(enable = "neon")]
-fn add_panels<const P: usize>(panels: [&[u8]; P], tables: &[u8], sums: &mut [i32]) {
+fn add_panels<S: Steps, const P: usize>(panels: [&[u8]; P], tables: &[u8], sums: &mut [i32]) {
     let mut rows = [[0i32; 32]; P];
     let (tables, _) = tables.as_chunks::<16>();
     let panels = panels.map(|panel| panel.as_chunks::<16>().0);
     let groups = tables.len() / 4;
     for first in (0..groups).step_by(4 * STRIP_STEPS) {
         let last = groups.min(first + 4 * STRIP_STEPS);
-        add_strip(panels.map(|panel| &panel[2 * first..2 * last]), &tables[4 * first..4 * last], &mut rows);
+        let strip = panels.map(|panel| &panel[2 * first..2 * last]);
+        add_strip::<S, P>(strip, &tables[4 * first..4 * last], &mut rows);
     }
     for (sum, row) in sums.iter_mut().zip(rows.as_flattened()) {
         *sum += row;
@@ -139,19 +183,16 @@ fn add_panels<const P: usize>(panels: [&[u8]; P], tables: &[u8], sums: &mut [i32
 /// Adds to `rows` a strip of at most [`STRIP_STEPS`] steps: two vectors a group of each panel, four of `tables`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add_strip<const P: usize>(panels: [&[[u8; 16]]; P], tables: &[[u8; 16]], rows: &mut [[i32; 32]; P]) {
+fn add_strip<S: Steps, const P: usize>(
+    panels: [&[[u8; 16]]; P],
+    tables: &[[u8; 16]],
+    rows: &mut [[i32; 32]; P],
+) {
     let (steps, tables_tail) = tables.as_chunks::<16>();
     debug_assert!(steps.len() < STRIP_STEPS || (steps.len() == STRIP_STEPS && tables_tail.is_empty()));
     let panel_steps = panels.map(|panel| &panel.as_chunks::<8>().0[..steps.len()]);
     let mut wide = [[vdupq_n_s16(0); 4]; P];
-    for (at, tables) in steps.iter().enumerate() {
-        let indices: [&[[u8; 16]; 8]; P] = panel_steps.map(|panel| &panel[at]);
-        let mut bytes = [[Bytes::zero(); 2]; P];
-        for group in 0..4 {
-            add_group(indices.map(|i| [&i[2 * group], &i[2 * group + 1]]), &tables[4 * group..], &mut bytes);
-        }
-        widen(&bytes, &mut wide);
-    }
+    S::add(panel_steps, steps, &mut wide);
     if !tables_tail.is_empty() {
         let mut bytes = [[Bytes::zero(); 2]; P];
         let tails = panels.map(|panel| panel.as_chunks::<8>().1);
@@ -168,6 +209,24 @@ fn add_strip<const P: usize>(panels: [&[[u8; 16]]; P], tables: &[[u8; 16]], rows
         for (rows, wide) in rows.as_chunks_mut::<8>().0.iter_mut().zip(wide) {
             add_rows(rows, wide);
         }
+    }
+}
+
+/// [`Steps::add`] as the compiler schedules it.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_steps<const P: usize>(
+    panels: [PanelSteps<'_>; P],
+    tables: TableSteps<'_>,
+    wide: &mut [[int16x8_t; 4]; P],
+) {
+    for (at, tables) in tables.iter().enumerate() {
+        let indices: [&[[u8; 16]; 8]; P] = panels.map(|panel| &panel[at]);
+        let mut bytes = [[Bytes::zero(); 2]; P];
+        for group in 0..4 {
+            add_group(indices.map(|i| [&i[2 * group], &i[2 * group + 1]]), &tables[4 * group..], &mut bytes);
+        }
+        widen(&bytes, wide);
     }
 }
 

@@ -4,9 +4,10 @@ use tern_kernels::KernelSet;
 use tern_kernels::reference::SCALARS;
 
 /// Every set of the project by name, with the architecture and what it needs there.
-const KNOWN: [(&str, &str, &str); 34] = [
+const KNOWN: [(&str, &str, &str); 35] = [
     ("aarch64-t2i8-dotprod", "aarch64", "FEAT_DotProd"),
     ("aarch64-tl1i8-neon", "aarch64", "NEON"),
+    ("aarch64-tl1i8-neon-inorder", "aarch64", "NEON"),
     ("aarch64-t5ri8-dotprod", "aarch64", "FEAT_DotProd"),
     ("aarch64-t5ri8-dotprod-inorder", "aarch64", "FEAT_DotProd"),
     ("aarch64-t5ri8-neon", "aarch64", "NEON"),
