@@ -216,10 +216,23 @@ fn a_label_trie_wider_than_a_step_gives_the_same_bits() {
 }
 
 #[test]
+fn labels_share_the_context_with_their_prompt() {
+    tiny(|engine| {
+        let labels = ["a label with one end", "a label with two ends"];
+        let prompt = tokens(&[1; CONTEXT]);
+        let mut choose =
+            |prompt| engine.submit(&Request { key: 1, prompt, goal: Goal::Choose { labels: &labels } });
+        let refused = choose(&prompt).expect_err("a whole context leaves no room for labels");
+        assert!(matches!(refused, Refusal::ContextOverflow { prompt_tokens: CONTEXT, max_tokens: 1.., .. }));
+        choose(&prompt[..CONTEXT / 2]).expect("half of it does");
+    });
+}
+
+#[test]
 fn busy_passes_when_a_slot_or_pages_come_free() {
-    let small = |options: &mut Options| (options.label_tokens, options.cache_tokens) = (8, 0);
+    let small = |options: &mut Options| (options.label_tokens, options.cache_tokens) = (8, 9 * 32);
     with_options(&fixture(TINY), fast(), small, |engine| {
-        // One context and a trie: nine pages of 32 cells.
+        // Nine pages of 32 cells, one more than a context.
         let prompt = tokens(&[1; 50]);
         let submit =
             |engine: &mut Engine<'_>, key| engine.submit(&Request { key, prompt: &prompt, goal: greedy(46) });

@@ -36,8 +36,16 @@ pub const THREADS: Knob = Knob {
     purpose: "Sets the number of worker threads, to leave cores to other services or to save power.",
 };
 
+/// Keeps from trying what is fastest.
+pub const TUNE: Knob = Knob {
+    name: "TERN_TUNE",
+    takes: "`on` or `off`",
+    default: "on: at its first start with a model of some shape, the program tries kernels and threads for about a second",
+    purpose: "With `off` the board's recommendation is used and nothing is tried, for starts that must be alike.",
+};
+
 /// All knobs, in the order a manual lists them.
-pub const ALL: &[Knob] = &[KERNELS, THREADS];
+pub const ALL: &[Knob] = &[KERNELS, THREADS, TUNE];
 
 /// More threads than this help no machine Tern is made for.
 const MAX_THREADS: usize = 256;
@@ -49,6 +57,8 @@ pub struct Knobs {
     pub kernels: Option<String>,
     /// Value of [`THREADS`].
     pub threads: Option<NonZeroUsize>,
+    /// Whether [`TUNE`] is off.
+    pub no_tuning: bool,
 }
 
 impl Knobs {
@@ -82,7 +92,12 @@ impl Knobs {
                 Some(threads.ok_or(KnobError { knob: THREADS, found })?)
             }
         };
-        Ok(Knobs { kernels: text(KERNELS)?, threads })
+        let no_tuning = match text(TUNE)?.as_deref() {
+            None | Some("on") => false,
+            Some("off") => true,
+            Some(found) => return Err(KnobError { knob: TUNE, found: found.to_owned() }),
+        };
+        Ok(Knobs { kernels: text(KERNELS)?, threads, no_tuning })
     }
 }
 
@@ -119,6 +134,8 @@ mod tests {
         let set = knobs(&[("TERN_KERNELS", "scalar"), ("TERN_THREADS", "3")]).unwrap();
         assert_eq!(set.kernels.as_deref(), Some("scalar"));
         assert_eq!(set.threads.map(NonZeroUsize::get), Some(3));
+        assert!(!set.no_tuning && knobs(&[("TERN_TUNE", "off")]).unwrap().no_tuning);
+        assert!(knobs(&[("TERN_TUNE", "maybe")]).unwrap_err().to_string().contains("`on` or `off`"));
     }
 
     #[test]

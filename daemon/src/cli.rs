@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, classify, demo, doctor, eval, inspect, logits, pack, run, serve, summarize, synth,
+    bench, classify, demo, doctor, eval, inspect, logits, pack, run, serve, summarize, synth, tune,
 };
 use crate::error::CommandError;
 
@@ -36,6 +36,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Inspect(inspect::InspectArgs),
     Pack(pack::PackArgs),
+    Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
     Synth(synth::SynthArgs),
     Logits(logits::LogitsArgs),
@@ -57,6 +58,7 @@ impl Cli {
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Pack(args) => pack::run(args),
+            Command::Tune(args) => tune::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Logits(args) => logits::run(args),

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tern_runtime::head::HeadKind;
 use tern_runtime::kv_cache::KvType;
 
 use crate::error::{CommandError, Exit};
@@ -88,6 +89,18 @@ pub struct ModelSection {
     pub kv: Option<KvName>,
     /// Whether a model that is not packed is packed once into the state directory; yes unless it says no.
     pub pack: Option<bool>,
+    /// Head that turns states into logits.
+    pub head: Option<HeadName>,
+}
+
+/// `head`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadName {
+    /// As the file has it.
+    File,
+    /// In int8.
+    Int8,
 }
 
 /// `kv`.
@@ -98,6 +111,8 @@ pub enum KvName {
     F16,
     /// 32 bits.
     F32,
+    /// 8 bits and a scale.
+    I8,
 }
 
 /// `[socket]`.
@@ -328,6 +343,11 @@ impl Config {
         let kv = section.kv.map(|kv| match kv {
             KvName::F16 => KvType::F16,
             KvName::F32 => KvType::F32,
+            KvName::I8 => KvType::I8,
+        });
+        let head = section.head.map(|head| match head {
+            HeadName::File => HeadKind::File,
+            HeadName::Int8 => HeadKind::Int8,
         });
         ModelChoice {
             path: path.or(section.path),
@@ -339,6 +359,7 @@ impl Config {
                 slots: engine.slots.or(section.slots),
                 batch_rows: engine.batch_rows.or(section.batch_rows),
                 no_pack: engine.no_pack || section.pack == Some(false),
+                head: engine.head.or(head),
                 kv: engine.kv.or(kv),
             },
         }

@@ -16,6 +16,8 @@
 //! | [`cost`] | what answers cost, in words |
 //! | [`evaluation`] | how good the answers on a set of known answers are |
 //! | [`inspect`] | what is in a model file and where it fits |
+//! | [`packing`] | a model in the layout that kernels read where it is mapped |
+//! | [`tune`], [`state`] | which kernels and how many threads are fastest here; where that is kept |
 //! | [`benchmark`], [`bandwidth`] | speed, and the bound that memory sets |
 //! | [`proof`] | the kernels against their definition, on this machine |
 //! | [`synth`], [`random`] | models with random weights |
@@ -53,6 +55,7 @@ pub mod table;
 pub mod tasks;
 pub mod terminal;
 pub mod transport;
+pub mod tune;
 pub mod wire;
 
 use std::process::ExitCode;

@@ -31,6 +31,7 @@ use crate::asm::{load, smmla};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
 use crate::gemm_dotprod::{GROUPS, MIN_TOKENS, STRIP_STEPS, Vector, load_vector, vectors};
+use crate::head::dotprod_head;
 use crate::panels::{self, PanelKernel};
 use crate::strip::{Codes, Fives, Nested, Strip};
 use crate::{dotprod, t2r4, t2r4_dotprod, t5r, t5r_dotprod};
@@ -39,7 +40,7 @@ use core::arch::aarch64::{
     vreinterpretq_s64_s8, vst1q_s8, vst1q_s32, vzip1q_s64, vzip2q_s64,
 };
 use tern_kernels::reference::{PLAIN_HEADER, PLAIN_OPS, plain_grain, plain_sum, prepared_bytes};
-use tern_kernels::{KernelSet, Layout, TernaryOps, Tile};
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile, VectorOps};
 
 /// Pairs of tokens that meet a strip at once.
 const PAIRS: usize = 4;
@@ -76,7 +77,8 @@ impl Int8MatMul {
                 },
                 ..PLAIN_OPS
             },
-            FLOAT_OPS,
+            // SAFETY: the token of this set proves the feature.
+            VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
         );
         static NESTED: KernelSet = KernelSet::new(
             "aarch64-t2r4i8-i8mm",
@@ -91,7 +93,8 @@ impl Int8MatMul {
                 },
                 ..PLAIN_OPS
             },
-            FLOAT_OPS,
+            // SAFETY: the token of this set proves the feature.
+            VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
         );
         static CODES: KernelSet = KernelSet::new(
             "aarch64-t2i8-i8mm",
@@ -107,7 +110,8 @@ impl Int8MatMul {
                 },
                 ..PLAIN_OPS
             },
-            FLOAT_OPS,
+            // SAFETY: the token of this set proves the feature.
+            VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
         );
         [&FIVES, &NESTED, &CODES]
     }

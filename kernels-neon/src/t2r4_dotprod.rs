@@ -25,12 +25,13 @@ use crate::asm::{load, prefetch, sdot};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
 use crate::gemm_dotprod;
+use crate::head::dotprod_head;
 use crate::panels::PanelKernel;
 use crate::strip::Nested;
 use crate::t2r4::{ROWS, Sums, T2R4_OPS, nested, rows};
 use core::arch::aarch64::{vdupq_n_s32, vreinterpretq_s8_u8};
 use tern_kernels::reference::PLAIN_HEADER;
-use tern_kernels::{KernelSet, Layout, TernaryOps};
+use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
 
 /// Bytes ahead of a step that are asked for.
 const AHEAD: usize = 1024;
@@ -48,7 +49,8 @@ pub(crate) fn set(_: DotProd) -> &'static KernelSet {
             },
             ..T2R4_OPS
         },
-        FLOAT_OPS,
+        // SAFETY: the token of this set proves the feature.
+        VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
     );
     &SET
 }

@@ -28,6 +28,7 @@
 use crate::asm::{load, sdot};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
+use crate::head::dotprod_head;
 use crate::panels::PanelKernel;
 use crate::t5c::{self, BLOCK_BYTES, ROWS, activations, triple};
 use crate::veclut_rows::add_rows_whole;
@@ -35,12 +36,17 @@ use core::arch::aarch64::{
     int8x16_t, int32x4_t, vaddvq_s32, vdupq_n_s32, vmulq_n_s32, vreinterpretq_s8_u8, vsubq_s32,
 };
 use tern_kernels::reference::PLAIN_HEADER;
-use tern_kernels::{KernelSet, Layout, Tile, five};
+use tern_kernels::{KernelSet, Layout, Tile, VectorOps, five};
 
 /// The set that needs the feature; there is no other way to it.
 pub(crate) fn set(_: DotProd) -> &'static KernelSet {
-    static SET: KernelSet =
-        KernelSet::new("aarch64-t5ci8-dotprod", Layout::T5C, t5c::ops(multiply), FLOAT_OPS);
+    static SET: KernelSet = KernelSet::new(
+        "aarch64-t5ci8-dotprod",
+        Layout::T5C,
+        t5c::ops(multiply),
+        // SAFETY: the token of this set proves the feature.
+        VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
+    );
     &SET
 }
 

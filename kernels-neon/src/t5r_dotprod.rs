@@ -28,13 +28,14 @@ use crate::asm::{load, prefetch, sdot};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
 use crate::gemm_dotprod;
+use crate::head::dotprod_head;
 use crate::panels::PanelKernel;
 use crate::strip::Fives;
 use crate::t5r::{ROWS, Sums, T5R_OPS, multiples, rows};
 use core::arch::aarch64::{vdupq_n_s32, vreinterpretq_s8_u8};
 use core::arch::asm;
 use tern_kernels::reference::PLAIN_HEADER;
-use tern_kernels::{KernelSet, Layout, TernaryOps};
+use tern_kernels::{KernelSet, Layout, TernaryOps, VectorOps};
 
 /// Bytes ahead of a step that are asked for, as far as an A76 reads while it waits for memory.
 const AHEAD: usize = 1024;
@@ -54,7 +55,8 @@ pub(crate) fn set(_: DotProd) -> &'static KernelSet {
             },
             ..T5R_OPS
         },
-        FLOAT_OPS,
+        // SAFETY: the token of this set proves the feature.
+        VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
     );
     &SET
 }
@@ -72,7 +74,8 @@ pub(crate) fn in_order_set(_: DotProd) -> &'static KernelSet {
             },
             ..T5R_OPS
         },
-        FLOAT_OPS,
+        // SAFETY: the token of this set proves the feature.
+        VectorOps { head: unsafe { dotprod_head() }, ..FLOAT_OPS },
     );
     &SET
 }

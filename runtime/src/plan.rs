@@ -52,7 +52,7 @@ impl Options {
             prompt_bytes: 16 * context_tokens,
             labels: 256,
             label_tokens: 1024,
-            head: HeadKind::File,
+            head: HeadKind::Stored,
         }
     }
 
@@ -76,9 +76,9 @@ impl Options {
         }
     }
 
-    /// Cells that one request may fill: its context and a label trie behind it.
+    /// Cells that one request may fill: its context, which a label trie shares with its prompt.
     pub const fn cells(&self) -> usize {
-        self.context_tokens + self.label_tokens
+        self.context_tokens
     }
 }
 
@@ -189,7 +189,7 @@ impl MemoryPlan {
         let MemoryPlan { config, options, tokenizer, kv, work, .. } = &*self;
         let rows = options.batch_rows;
         let stored = head::Planes::are_in(gguf);
-        let in_planes = stored || options.head == HeadKind::Int8;
+        let in_planes = options.head == HeadKind::Int8 || stored && options.head == HeadKind::Stored;
         let sum = |parts: &[Option<usize>]| {
             parts.iter().try_fold(0usize, |total, part| total.checked_add((*part)?))
         };

@@ -41,6 +41,8 @@ pub fn tern<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     for name in ["TERN_MODEL", "TERN_KERNELS", "TERN_THREADS", "NO_COLOR", "COLUMNS"] {
         command.env_remove(name);
     }
+    // A second of trials at each start would be most of a test; what they choose changes no answer.
+    command.env("TERN_TUNE", "off");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

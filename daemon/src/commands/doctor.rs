@@ -12,7 +12,7 @@ use tern_runtime::sampler::Sampling;
 
 use crate::error::{CommandError, Exit};
 use crate::figures;
-use crate::model::{EngineChoice, ModelChoice, with_engine};
+use crate::model::{EngineChoice, ModelChoice, Need, with_engine};
 use crate::output::{print, print_json};
 use crate::progress::Progress;
 use crate::proof::{Proof, prove};
@@ -81,7 +81,7 @@ fn examine(choice: &ModelChoice) -> Findings {
     let machine = Machine::detect(&Root::new("/"));
     let mut wrong = machine.problems.clone();
     let mut note = |error: CommandError| wrong.push(error.to_string());
-    let chosen = match choice.engine.host(None) {
+    let chosen = match choice.engine.host(Need::default()) {
         Ok(host) => Some(Chosen { kernels: host.set.name, threads: host.threads }),
         Err(error) => {
             note(error.into());

@@ -23,6 +23,9 @@ pub struct InspectArgs {
     /// Model file (GGUF); without it $TERN_MODEL, else the bundled model
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
+    /// Show only where memory goes, with the context, batch and head that are given
+    #[arg(long, conflicts_with_all = ["tensors", "json"])]
+    plan: bool,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -47,6 +50,8 @@ pub fn run(args: &InspectArgs) -> Result<(), CommandError> {
     let description = Description::new(&path, &gguf, &args.engine, args.tensors)?;
     if args.json {
         print_json(&description)?;
+    } else if let Some(memory) = description.memory.as_ref().filter(|_| args.plan) {
+        print(memory_table(memory).trim_start())?;
     } else {
         print(&page(&description))?;
     }
@@ -170,11 +175,17 @@ fn memory_table(memory: &MemoryNeed) -> String {
     for section in &memory.sections {
         table.row([section.name.to_owned(), section.bytes.to_string(), figures::bytes(section.bytes)]);
     }
-    let totals =
-        [("arena", memory.arena_bytes), ("mapped file", memory.file_bytes), ("total", memory.total_bytes)];
-    for (name, bytes) in totals {
-        table.row([name.to_owned(), bytes.to_string(), figures::bytes(bytes)]);
+    let mut total =
+        |name: &str, bytes: u64| table.row([name.to_owned(), bytes.to_string(), figures::bytes(bytes)]);
+    total("arena", memory.arena_bytes);
+    for part in memory.mapped.iter().filter(|part| part.every_token) {
+        total(&format!("mapped: {}", part.name), part.bytes);
     }
+    total("resident", memory.resident_bytes);
+    for part in memory.mapped.iter().filter(|part| !part.every_token) {
+        total(&format!("mapped, as needed: {}", part.name), part.bytes);
+    }
+    total("arena and file", memory.total_bytes);
     page += &table.render();
     if let (Some(available), Some(fits)) = (memory.available_bytes, memory.fits_here) {
         let verdict = if fits { "it fits" } else { "it does not fit" };

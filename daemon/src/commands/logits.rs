@@ -61,6 +61,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), CommandError> {
             slots: Some(1),
             batch_rows: args.chunk,
             no_pack: false,
+            head: None,
             kv: Some(args.kv),
         },
     };

@@ -14,3 +14,4 @@ pub mod serve;
 pub mod stream;
 pub mod summarize;
 pub mod synth;
+pub mod tune;

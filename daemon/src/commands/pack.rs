@@ -9,15 +9,17 @@ use tern_boards::kernel_sets;
 use tern_kernels::Layout;
 use tern_runtime::gguf::Gguf;
 use tern_runtime::map::MappedFile;
+use tern_runtime::model::Config;
 
 use crate::error::{CommandError, Exit};
 use crate::figures;
-use crate::model::{EngineChoice, OpenError, parse_threads};
+use crate::model::{EngineChoice, Need, OpenError, parse_threads};
 use crate::output::{print, print_json};
 use crate::packing::verify::{Verified, verify};
 use crate::packing::{PackError, Recipe, source_note};
 use crate::progress::Progress;
 use crate::replace::{Replacement, check_room};
+use crate::tune::Load;
 
 /// Writes a model in the layout that the kernels of this machine read where it is mapped
 ///
@@ -34,6 +36,9 @@ pub struct PackArgs {
     /// Layout: t5r or t5c (1.6 bits a weight), t2r4, tl1p32 or t2b128 (2 bits); without it the best here
     #[arg(long, value_name = "NAME", value_parser = parse_layout)]
     layout: Option<Layout>,
+    /// Head that turns states into logits: int8 (half a byte a weight is read to choose a token), or file, as it is
+    #[arg(long, value_name = "KIND", default_value = "int8", value_parser = ["int8", "file"])]
+    head: String,
     /// Read the written file again, unpack every weight and compare
     #[arg(long)]
     verify: bool,
@@ -57,8 +62,10 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
     let PackArgs { model, output, .. } = args;
     let map = MappedFile::open(model).map_err(OpenError::File)?;
     let gguf = Gguf::parse(map.bytes()).map_err(|error| OpenError::Model { path: model.clone(), error })?;
-    let host = EngineChoice { threads: args.threads, ..EngineChoice::default() }.host(None)?;
-    let recipe = Recipe { layout: args.layout.unwrap_or(host.set.layout) };
+    let config = Config::read(&gguf).map_err(|error| OpenError::Model { path: model.clone(), error })?;
+    let need = Need { layout: None, load: Some(Load::from(&config)), may_try: args.layout.is_none() };
+    let host = EngineChoice { threads: args.threads, ..EngineChoice::default() }.host(need)?;
+    let recipe = Recipe { layout: args.layout.unwrap_or(host.set.layout), int8_head: args.head == "int8" };
     let header = usize::try_from(gguf.data_at_bytes()).unwrap_or(0).min(map.bytes().len());
     let note = source_note(model, &gguf, &map.bytes()[..header]);
     let unpackable = |error: PackError| {
@@ -83,7 +90,7 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
             "path": output, "layout": recipe.layout.name(), "bytes": bytes, "source_bytes": gguf.file_bytes(),
             "seconds": seconds, "kernels": kernels,
             "verified": verified.map(|v| json!({
-                "matrices": v.matrices, "weights": v.weights, "tensors": v.tensors, "keys": v.keys,
+                "matrices": v.matrices, "weights": v.weights, "tensors": v.tensors, "head_rows": v.head_rows, "keys": v.keys,
             })),
         }));
     }
@@ -95,9 +102,14 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
         figures::bytes(gguf.file_bytes()),
         kernels.unwrap_or("no kernels here"),
     );
-    if let Some(Verified { matrices, weights, tensors, keys }) = verified {
+    if let Some(Verified { matrices, weights, tensors, head_rows, keys }) = verified {
+        let head = if head_rows > 0 {
+            format!(", {head_rows} rows of the int8 head are as made of")
+        } else {
+            String::new()
+        };
         page += &format!(
-            "verified: {weights} weights in {matrices} matrices, {tensors} other tensors and {keys} keys are those of {}\n",
+            "verified: {weights} weights in {matrices} matrices, {tensors} other tensors and {keys} keys are those of{head} {}\n",
             model.display()
         );
     }

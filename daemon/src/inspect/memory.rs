@@ -3,9 +3,10 @@
 use serde::Serialize;
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::Gguf;
+use tern_runtime::model::file_layout;
 use tern_runtime::plan::{MemoryPlan, Options};
 
-use crate::model::{Host, kv_name};
+use crate::model::{Host, kv_name, residence};
 
 /// The memory plan with the file beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,9 +29,13 @@ pub struct MemoryNeed {
     pub sections: Vec<SectionNeed>,
     /// The whole arena.
     pub arena_bytes: u64,
+    /// Parts of the mapped file.
+    pub mapped: Vec<MappedNeed>,
     /// The mapped file.
     pub file_bytes: u64,
-    /// Arena and file.
+    /// What stays in memory: the arena, and what every token reads of the file.
+    pub resident_bytes: u64,
+    /// Arena and file, the most that can ever be in memory.
     pub total_bytes: u64,
     /// What is free on this machine, where it says.
     pub available_bytes: Option<u64>,
@@ -47,6 +52,17 @@ pub struct SectionNeed {
     pub bytes: u64,
 }
 
+/// One part of the mapped file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MappedNeed {
+    /// What it holds.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Whether every token reads all of it; otherwise pages come and go as they are needed.
+    pub every_token: bool,
+}
+
 impl MemoryNeed {
     /// Plans for the model in `gguf` with `options` on `host`, and takes nothing.
     ///
@@ -56,6 +72,9 @@ impl MemoryNeed {
         let plan = MemoryPlan::new(gguf, options, host.set, host.threads)?;
         let sections = plan.sections.iter();
         let arena_bytes = plan.total_bytes() as u64;
+        let moved = file_layout(gguf) != Some(host.set.layout);
+        let parts = residence::parts(gguf, options.head, moved);
+        let resident_bytes = arena_bytes.saturating_add(residence::streamed_bytes(&parts));
         let total_bytes = arena_bytes.saturating_add(gguf.file_bytes());
         Ok(MemoryNeed {
             kernels: host.set.name,
@@ -69,10 +88,15 @@ impl MemoryNeed {
                 .map(|section| SectionNeed { name: section.name, bytes: section.bytes as u64 })
                 .collect(),
             arena_bytes,
+            mapped: parts
+                .iter()
+                .map(|part| MappedNeed { name: part.name, bytes: part.bytes, every_token: part.streamed })
+                .collect(),
             file_bytes: gguf.file_bytes(),
+            resident_bytes,
             total_bytes,
             available_bytes: host.available_bytes,
-            fits_here: host.available_bytes.map(|available_bytes| total_bytes <= available_bytes),
+            fits_here: host.available_bytes.map(|available_bytes| resident_bytes <= available_bytes),
         })
     }
 }

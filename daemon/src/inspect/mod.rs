@@ -16,11 +16,12 @@ use tern_runtime::gguf::{Gguf, TensorInfo};
 use tern_runtime::model::{Config, Model, file_layout};
 use tern_runtime::tokenizer::Tokenizer;
 
-use crate::model::{EngineChoice, OpenError};
+use crate::model::{EngineChoice, Need, OpenError};
 use crate::packing::packed;
+use crate::tune::Load;
 
 pub use boards::{BoardFit, RESERVED_BYTES, boards};
-pub use memory::{MemoryNeed, SectionNeed};
+pub use memory::{MappedNeed, MemoryNeed, SectionNeed};
 
 /// All that is known of a model file.
 #[derive(Clone, Debug, Serialize)]
@@ -153,7 +154,9 @@ impl Description {
     ) -> Result<Description, OpenError> {
         let layout = file_layout(gguf);
         let is_packed = matches!(packed(gguf), Ok(Some(_)));
-        let host = choice.host(layout.filter(|_| is_packed || choice.no_pack))?;
+        let layout = layout.filter(|_| is_packed || choice.no_pack);
+        let load = Config::read(gguf).ok().map(|config| Load::from(&config));
+        let host = choice.host(Need { layout, load, may_try: false })?;
         let mut description = Description {
             path: path.to_owned(),
             file_bytes: gguf.file_bytes(),
@@ -186,7 +189,7 @@ impl Description {
                 description.read_weights(gguf, config);
                 match MemoryNeed::new(gguf, choice.options(&config), &host) {
                     Ok(memory) => {
-                        description.boards = boards(memory.total_bytes, description.bytes_per_token);
+                        description.boards = boards(memory.resident_bytes, description.bytes_per_token);
                         description.memory = Some(memory);
                     }
                     Err(error) => description.note(error),

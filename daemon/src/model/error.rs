@@ -62,8 +62,8 @@ pub enum OpenError {
         path: PathBuf,
         /// Bytes of the arena.
         arena_bytes: u64,
-        /// Bytes of the file.
-        file_bytes: u64,
+        /// Bytes of the mapped file that every token reads.
+        streamed_bytes: u64,
         /// Bytes that are free for a new program.
         available_bytes: u64,
         /// The largest section of the arena and its bytes.
@@ -128,15 +128,15 @@ impl fmt::Display for OpenError {
             OpenError::Threads { found, most } => {
                 write!(f, "{found} threads were asked for; there may be 1 to {most}")
             }
-            OpenError::Memory { path, arena_bytes, file_bytes, available_bytes, largest } => write!(
+            OpenError::Memory { path, arena_bytes, streamed_bytes, available_bytes, largest } => write!(
                 f,
-                "'{}' needs {} MiB ({} MiB of working memory and its file of {} MiB), {} MiB are free; the largest \
+                "'{}' needs {} MiB ({} MiB of working memory and {} MiB of weights), {} MiB are free; the largest \
                  part of the working memory is the {} with {} MiB; lower --context, --cache, --slots or --batch, stop other \
                  programs, or take a smaller model",
                 path.display(),
-                mib(arena_bytes.saturating_add(*file_bytes)),
+                mib(arena_bytes.saturating_add(*streamed_bytes)),
                 mib(*arena_bytes),
-                mib(*file_bytes),
+                mib(*streamed_bytes),
                 available_bytes >> 20,
                 largest.0,
                 mib(largest.1)

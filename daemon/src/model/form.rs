@@ -11,14 +11,16 @@ use std::time::Instant;
 
 use tern_kernels::Layout;
 use tern_runtime::gguf::Gguf;
+use tern_runtime::head::HeadKind;
 use tern_runtime::map::MappedFile;
-use tern_runtime::model::{file_layout, repacked_bytes};
+use tern_runtime::model::{Config, file_layout, repacked_bytes};
 
-use super::{EngineChoice, Host, OpenError};
+use super::{EngineChoice, Host, Need, OpenError};
 use crate::error::{CommandError, Exit};
 use crate::packing::{Packed, Recipe, packed, source_note};
 use crate::progress::Progress;
 use crate::replace::{Replacement, check_room};
+use crate::tune::Load;
 use crate::{figures, state};
 
 /// A model whose matrices take no more than this is moved in memory: at half a nanosecond a weight it takes less time than
@@ -77,7 +79,8 @@ fn open_with(
         Err(error) => return Err(OpenError::Packed { path: path.to_owned(), error: Box::new(error) }),
     };
     let stays = layout.filter(|_| is_packed || choice.no_pack);
-    let host = choice.host(stays)?;
+    let config = Config::read(&gguf).map_err(unusable)?;
+    let host = choice.host(Need { layout: stays, load: Some(Load::from(&config)), may_try: true })?;
     let form = match layout {
         Some(layout) if layout == host.set.layout => Form::Mapped(layout),
         _ => Form::Moved { to: host.set.layout, bytes: repacked_bytes(&gguf, host.set.layout).unwrap_or(0) },
@@ -88,7 +91,14 @@ fn open_with(
     }
     let note =
         source_note(path, &gguf, &map.bytes()[..(gguf.data_at_bytes() as usize).min(map.bytes().len())]);
-    match copy(path, &gguf, &note, Recipe { layout: to }, &host, folder) {
+    match copy(
+        path,
+        &gguf,
+        &note,
+        Recipe { layout: to, int8_head: choice.head != Some(HeadKind::File) },
+        &host,
+        folder,
+    ) {
         Ok((copy, place)) => Ok((copy, Form::Packed(place), host)),
         Err(why) => {
             log::warn!(
@@ -116,7 +126,8 @@ fn copy(
     };
     let folder = folder.ok_or_else(no_folder)?;
     let stem = path.file_stem().map_or_else(Default::default, |stem| stem.to_string_lossy().into_owned());
-    let place = folder.join(format!("{stem}.{}.gguf", recipe.layout.name()));
+    let head = if recipe.int8_head { "int8-head" } else { "file-head" };
+    let place = folder.join(format!("{stem}.{}.{head}.gguf", recipe.layout.name()));
     if let Some(map) = existing(&place, note) {
         return Ok((map, place));
     }

@@ -15,6 +15,7 @@ mod error;
 mod find;
 mod form;
 mod host;
+pub mod residence;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tern_runtime::engine::Engine;
 use tern_runtime::gguf::Gguf;
+use tern_runtime::head::HeadKind;
 use tern_runtime::kv_cache::KvType;
 use tern_runtime::model::Config;
 use tern_runtime::plan::{MemoryPlan, Options};
@@ -30,7 +32,7 @@ use tern_runtime::pool::Pool;
 pub use error::OpenError;
 pub use find::{MODEL_VARIABLE, default_model};
 pub use form::Form;
-pub use host::Host;
+pub use host::{Host, Need, contenders, thread_numbers};
 
 /// More worker threads than this help no machine Tern is made for.
 const MAX_THREADS: usize = 256;
@@ -70,6 +72,9 @@ pub struct EngineChoice {
     /// Use a model that is not packed as it is, instead of packing it once into the state directory
     #[arg(long)]
     pub no_pack: bool,
+    /// Head that turns states into logits: file, as it is, or int8; without it what the file is packed with
+    #[arg(long, value_name = "KIND", value_parser = parse_head)]
+    pub head: Option<HeadKind>,
     /// How keys and values are stored: f16 or f32; without it f16
     #[arg(long, value_name = "TYPE", value_parser = parse_kv)]
     pub kv: Option<KvType>,
@@ -82,6 +87,18 @@ pub struct EngineChoice {
 pub fn parse_threads(text: &str) -> Result<usize, String> {
     let threads = text.parse().ok().filter(|threads| (1..=MAX_THREADS).contains(threads));
     threads.ok_or_else(|| format!("give a number from 1 to {MAX_THREADS}"))
+}
+
+/// A kind of head on a command line.
+///
+/// # Errors
+/// If there is no such kind.
+pub fn parse_head(text: &str) -> Result<HeadKind, String> {
+    match text {
+        "file" => Ok(HeadKind::File),
+        "int8" => Ok(HeadKind::Int8),
+        _ => Err("give file or int8".into()),
+    }
 }
 
 /// A cache type on a command line.
@@ -112,6 +129,7 @@ impl EngineChoice {
             self.cache_tokens.unwrap_or_else(|| options.context_tokens.saturating_mul(contexts).min(1 << 26));
         options.batch_rows = self.batch_rows.unwrap_or(options.batch_rows.max(options.slots));
         options.kv = self.kv.unwrap_or(options.kv);
+        options.head = self.head.unwrap_or(options.head);
         options
     }
 }
@@ -182,7 +200,8 @@ pub fn with_engine<R>(
     let config = Config::read(&gguf).map_err(unusable)?;
     let plan = MemoryPlan::new(&gguf, choice.engine.options(&config), host.set, host.threads);
     let plan = plan.map_err(unusable)?;
-    check_memory(&path, &plan, gguf.file_bytes(), host.available_bytes)?;
+    let parts = residence::parts(&gguf, plan.options.head, matches!(form, Form::Moved { .. }));
+    check_memory(&path, &plan, residence::streamed_bytes(&parts), host.available_bytes)?;
     let mut memory = allocate(plan.total_bytes())?;
     let pool =
         Pool::new(host.threads).map_err(|error| OpenError::Workers { threads: host.threads, error })?;
@@ -210,22 +229,22 @@ pub fn with_engine<R>(
     Ok(f(&mut engine, &opened))
 }
 
-/// Refuses a model that would push the machine out of memory: the arena and the mapped file, which is read whole for
-/// every token and is useless if it does not stay in memory.
+/// Refuses a model that would push the machine out of memory: the arena, and what every token reads of the mapped file,
+/// which is useless if it does not stay in memory.
 fn check_memory(
     path: &Path,
     plan: &MemoryPlan,
-    file_bytes: u64,
+    streamed_bytes: u64,
     available_bytes: Option<u64>,
 ) -> Result<(), OpenError> {
     let arena_bytes = plan.total_bytes() as u64;
     match available_bytes {
-        Some(available_bytes) if arena_bytes.saturating_add(file_bytes) > available_bytes => {
+        Some(available_bytes) if arena_bytes.saturating_add(streamed_bytes) > available_bytes => {
             let largest = plan.sections.iter().max_by_key(|section| section.bytes);
             Err(OpenError::Memory {
                 path: path.to_owned(),
                 arena_bytes,
-                file_bytes,
+                streamed_bytes,
                 available_bytes,
                 largest: largest.map_or(("", 0), |section| (section.name, section.bytes as u64)),
             })
@@ -268,6 +287,7 @@ mod tests {
             slots: Some(2),
             batch_rows: Some(8),
             no_pack: false,
+            head: None,
             kv: Some(KvType::F32),
         });
         let opened = with_engine(&choice, |engine, opened| {

@@ -39,6 +39,11 @@ pub enum PackError {
         /// What the tensors have, if they agree.
         found: Option<&'static str>,
     },
+    /// A tensor of the int8 head is not what its source gives.
+    Head {
+        /// The tensor.
+        tensor: String,
+    },
     /// The output failed.
     Write(io::Error),
 }
@@ -65,6 +70,9 @@ impl fmt::Display for PackError {
                 "it says that its matrices are packed as {named:?}, but they are {}; pack the original model again",
                 found.unwrap_or("of several layouts")
             ),
+            PackError::Head { tensor } => {
+                write!(f, "tensor '{tensor}' is not the int8 head of its source; pack the original model again")
+            }
             PackError::Write(error) => write!(f, "the packed file cannot be written: {error}"),
         }
     }

@@ -1,12 +1,13 @@
 //! Packed models: the same weights in a layout that kernels read where they are mapped, so that opening one copies
 //! nothing.
 //!
-//! A packed file is a GGUF of version 3 (`docs/packed.md`): every key of its source, three of ours, and the tensors of the
-//! source in its order. Ternary matrices have a type id of ours and another byte order, everything else is unchanged.
-//! [`Recipe::write`] makes one, holding one matrix in memory at a time; [`verify`](verify::verify) takes it apart again
-//! and compares every weight.
+//! A packed file is a GGUF of version 3 (`docs/packed.md`): every key of its source, a few of ours, and the tensors of the
+//! source in its order. Ternary matrices have a type id of ours and another byte order, everything else is unchanged; an
+//! int8 head may stand behind them. [`Recipe::write`] makes one, holding one matrix in memory at a time;
+//! [`verify`](verify::verify) takes it apart again and compares every weight.
 
 mod error;
+mod head;
 pub mod verify;
 
 use std::fmt::Write as _;
@@ -20,6 +21,8 @@ use tern_runtime::model::{Config, Model, file_layout};
 use tern_runtime::tokenizer::Tokenizer;
 
 pub use error::PackError;
+
+use head::{Plane, Source};
 
 /// Tensors start at multiples of this: the largest page of the boards Tern is made for (16 KiB on a Raspberry Pi 5).
 pub const ALIGNMENT_BYTES: u32 = 16 << 10;
@@ -39,6 +42,8 @@ pub const SOURCE_KEY: &str = "tern.pack.source";
 pub struct Recipe {
     /// Layout of the ternary matrices.
     pub layout: Layout,
+    /// Whether an int8 head is added; the head of the source stays in any case.
+    pub int8_head: bool,
 }
 
 /// What a packed file says of itself.
@@ -68,17 +73,43 @@ pub fn packed<'a>(gguf: &Gguf<'a>) -> Result<Option<Packed<'a>>, PackError> {
 
 /// One tensor of the packed file.
 struct Part<'a> {
-    info: TensorInfo<'a>,
+    name: &'a str,
     ty: TensorType,
+    dims: Vec<u64>,
+    content: Content<'a>,
+}
+
+/// Where the data of a tensor comes from.
+enum Content<'a> {
+    /// From the source as it is.
+    Same(TensorInfo<'a>),
+    /// From a ternary matrix of the source, in this layout.
+    Matrix(Layout, TensorInfo<'a>),
+    /// From the head of the source.
+    Head(Source<'a>, Plane),
 }
 
 impl Recipe {
-    fn parts<'a>(&self, gguf: &Gguf<'a>) -> Vec<Part<'a>> {
-        let ty = |info: &TensorInfo<'_>| match info.ty().layout() {
-            Some(_) => TensorType::Packed(self.layout),
-            None => info.ty(),
-        };
-        gguf.tensors().map(|info| Part { ty: ty(&info), info }).collect()
+    fn parts<'a>(&self, gguf: &Gguf<'a>, workers: usize) -> Result<Vec<Part<'a>>, PackError> {
+        let is_head = |name: &str| Plane::ALL.iter().any(|plane| plane.name() == name);
+        let kept = gguf.tensors().filter(|info| !is_head(info.name())).map(|info| {
+            let (ty, content) = match info.ty().layout() {
+                Some(from) => (TensorType::Packed(self.layout), Content::Matrix(from, info)),
+                None => (info.ty(), Content::Same(info)),
+            };
+            Part { name: info.name(), ty, dims: info.dims().to_vec(), content }
+        });
+        let mut parts: Vec<Part<'a>> = kept.collect();
+        if self.int8_head {
+            let source = Source::new(gguf, workers)?;
+            parts.extend(Plane::ALL.map(|plane| Part {
+                name: plane.name(),
+                ty: plane.ty(),
+                dims: source.dims(plane).to_vec(),
+                content: Content::Head(source, plane),
+            }));
+        }
+        Ok(parts)
     }
 
     fn header(&self, gguf: &Gguf<'_>, source: &str, parts: &[Part<'_>]) -> Result<Header, PackError> {
@@ -89,7 +120,7 @@ impl Recipe {
         }
         header.u32(VERSION_KEY, VERSION).str(LAYOUT_KEY, self.layout.name()).str(SOURCE_KEY, source);
         for part in parts {
-            header.tensor(part.info.name(), part.ty, part.info.dims()).map_err(PackError::Write)?;
+            header.tensor(part.name, part.ty, &part.dims).map_err(PackError::Write)?;
         }
         Ok(header)
     }
@@ -99,7 +130,7 @@ impl Recipe {
     /// # Errors
     /// If a matrix has a shape that the layout has no room for.
     pub fn file_bytes(&self, gguf: &Gguf<'_>, source: &str) -> Result<u64, PackError> {
-        Ok(self.header(gguf, source, &self.parts(gguf))?.file_bytes())
+        Ok(self.header(gguf, source, &self.parts(gguf, 1)?)?.file_bytes())
     }
 
     /// Writes the packed form of `gguf`, which `source` names, with `workers` threads, and tells `wrote` how many bytes
@@ -116,20 +147,24 @@ impl Recipe {
         mut wrote: impl FnMut(u64),
     ) -> Result<W, PackError> {
         check(gguf)?;
-        let parts = self.parts(gguf);
+        let parts = self.parts(gguf, workers)?;
         let mut data = self.header(gguf, source, &parts)?.begin(out).map_err(PackError::Write)?;
-        let mut buffer = Vec::new();
-        for part in &parts {
-            let bytes = match part.info.ty().layout() {
-                Some(from) => {
-                    self.repack(from, &part.info, workers, &mut buffer)?;
-                    &buffer[..]
-                }
-                None => part.info.data()?,
-            };
+        let mut put = |bytes: &[u8]| {
             for piece in bytes.chunks(1 << 20) {
                 data.write(piece).map_err(PackError::Write)?;
                 wrote(piece.len() as u64);
+            }
+            Ok(())
+        };
+        let mut buffer = Vec::new();
+        for part in &parts {
+            match &part.content {
+                Content::Same(info) => put(info.data()?)?,
+                Content::Matrix(from, info) => {
+                    self.repack(*from, info, workers, &mut buffer)?;
+                    put(&buffer)?;
+                }
+                Content::Head(source, plane) => source.fill(*plane, &mut put)?,
             }
         }
         data.finish().map_err(PackError::Write)

@@ -1,10 +1,12 @@
 //! Taking a packed model apart again and comparing it with its source, weight by weight.
 
 use std::fmt;
+use std::thread;
 
 use tern_kernels::{Layout, pack};
 use tern_runtime::gguf::{Gguf, TensorInfo};
 
+use super::head::{Plane, Source};
 use super::{LAYOUT_KEY, PackError, SOURCE_KEY, VERSION_KEY, codes_and_scale, packed};
 
 /// What was compared and found equal.
@@ -16,6 +18,8 @@ pub struct Verified {
     pub weights: u64,
     /// Other tensors, byte by byte.
     pub tensors: usize,
+    /// Rows of an int8 head, made again from the source and compared.
+    pub head_rows: u64,
     /// Keys and their values.
     pub keys: usize,
 }
@@ -77,11 +81,14 @@ pub fn verify(source: &Gguf<'_>, copy: &Gguf<'_>, mut read: impl FnMut(u64)) -> 
         }
         verified.keys += 1;
     }
-    if source.tensor_count() != copy.tensor_count() {
+    let is_head = |info: &TensorInfo<'_>| Plane::ALL.iter().any(|plane| plane.name() == info.name());
+    let originals: Vec<_> = source.tensors().filter(|info| !is_head(info)).collect();
+    let (heads, founds): (Vec<_>, Vec<_>) = copy.tensors().partition(is_head);
+    if originals.len() != founds.len() || !(heads.is_empty() || heads.len() == Plane::ALL.len()) {
         return Err(Difference::Tensor("(one of them)".to_owned()));
     }
     let mut buffer = Vec::new();
-    for (original, found) in source.tensors().zip(copy.tensors()) {
+    for (original, found) in originals.into_iter().zip(founds) {
         let name = || original.name().to_owned();
         if original.name() != found.name() || original.dims() != found.dims() {
             return Err(Difference::Tensor(name()));
@@ -102,7 +109,27 @@ pub fn verify(source: &Gguf<'_>, copy: &Gguf<'_>, mut read: impl FnMut(u64)) -> 
         }
         read(found.nbytes().unwrap_or(0));
     }
+    for (plane, found) in Plane::ALL.into_iter().zip(&heads) {
+        verified.head_rows = compare_head(source, plane, found).map_err(Difference::Unreadable)?;
+        read(found.nbytes().unwrap_or(0));
+    }
     Ok(verified)
+}
+
+/// Makes `plane` again from the head of `source` and compares; its rows, or an error that names the tensor.
+fn compare_head(source: &Gguf<'_>, plane: Plane, found: &TensorInfo<'_>) -> Result<u64, PackError> {
+    let differs = || PackError::Head { tensor: found.name().to_owned() };
+    let head = Source::new(source, thread::available_parallelism().map_or(1, usize::from))?;
+    if found.name() != plane.name() || found.ty() != plane.ty() || found.dims() != head.dims(plane) {
+        return Err(differs());
+    }
+    let mut rest = found.data()?;
+    head.fill(plane, |bytes| {
+        let (these, others) = rest.split_at_checked(bytes.len()).ok_or_else(differs)?;
+        rest = others;
+        if these == bytes { Ok(()) } else { Err(differs()) }
+    })?;
+    if rest.is_empty() { Ok(head.rows()) } else { Err(differs()) }
 }
 
 /// Moves `found` back into the layout of `original` and compares codes and scale.
@@ -133,4 +160,61 @@ fn compare_matrix(
         return Err(Difference::Scale(original.name().to_owned()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packing::Recipe;
+
+    const TINY: &[u8] = include_bytes!("../../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
+
+    /// The difference that is found after `change` was made to the packed file.
+    fn difference(change: impl Fn(&Gguf<'_>, &mut [u8])) -> Difference {
+        let source = Gguf::parse(TINY).expect("a sound file");
+        let recipe = Recipe { layout: Layout::T5R, int8_head: true };
+        let copy = recipe.write(&source, "here", 2, Vec::new(), |_| ()).expect("it can be packed");
+        let mut changed = copy.clone();
+        let parsed = Gguf::parse(&copy).expect("what we write");
+        verify(&source, &parsed, |_| ()).expect("nothing was changed yet");
+        change(&parsed, &mut changed);
+        let changed = Gguf::parse(&changed).expect("still a file");
+        verify(&source, &changed, |_| ()).expect_err("something was changed")
+    }
+
+    /// Where the data of a tensor starts in the file.
+    fn at(gguf: &Gguf<'_>, name: &str) -> usize {
+        (gguf.data_at_bytes() + gguf.require(name).expect("it is there").offset_bytes()) as usize
+    }
+
+    #[test]
+    fn a_changed_weight_scale_value_or_key_is_found_and_named() {
+        let name = "blk.1.ffn_down.weight";
+        let found = difference(|gguf, file| {
+            // Row 0 of column 3 changes whatever it was: the byte of five other weights.
+            let byte = &mut file[at(gguf, name) + 3];
+            let old = tern_kernels::five::decode(*byte);
+            *byte =
+                tern_kernels::five::encode([if old[0] == 0 { 1 } else { 0 }, old[1], old[2], old[3], old[4]]);
+        });
+        assert!(matches!(&found, Difference::Weight { tensor, row: 0, col: 3 } if tensor == name), "{found}");
+        let found = difference(|gguf, file| {
+            let info = gguf.require(name).expect("it is there");
+            let codes = Layout::T5R.bytes(info.rows() as usize, info.row_len() as usize).expect("it fits");
+            file[at(gguf, name) + codes] ^= 1;
+        });
+        assert!(matches!(&found, Difference::Scale(tensor) if tensor == name), "{found}");
+        for plane in Plane::ALL {
+            let found = difference(|gguf, file| file[at(gguf, plane.name()) + 8] ^= 1);
+            assert!(found.to_string().contains(plane.name()), "{found}");
+        }
+        let found = difference(|gguf, file| file[at(gguf, "output_norm.weight")] ^= 1);
+        assert!(matches!(&found, Difference::Tensor(tensor) if tensor == "output_norm.weight"), "{found}");
+        let found = difference(|_, file| {
+            let key = b"bitnet-b1.58.rope.freq_base";
+            let place = file.windows(key.len()).position(|window| window == key).expect("it is there");
+            file[place + key.len() + 4] ^= 1;
+        });
+        assert!(matches!(&found, Difference::Key(key) if key.ends_with("freq_base")), "{found}");
+    }
 }

@@ -103,14 +103,13 @@ impl Slot<'_> {
                     label(&mut self.trie, text)?;
                 }
                 self.trie.finish()?;
-                let (mut rows, mut depth) = (0, 0);
+                let mut rows = 0;
                 for node in self.trie.rows() {
                     self.cells[node as usize] = (prompt + rows) as u32;
-                    depth = depth.max(self.trie.node(node).depth as usize);
                     rows += 1;
                 }
-                if prompt + depth > context_tokens {
-                    return Err(overflow(depth));
+                if prompt + rows > context_tokens {
+                    return Err(overflow(rows));
                 }
                 Ok((Work::Choose, prompt + rows))
             }

@@ -23,10 +23,12 @@ pub use planes::{Planes, Query};
 /// Which head the engine computes logits with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeadKind {
-    /// The one in the file.
+    /// Int8 planes where the file has them, else the head as the file stores it.
     #[default]
+    Stored,
+    /// The head that the model was published with, even where int8 planes stand beside it.
     File,
-    /// The one in the file, quantised to int8 planes in the arena where it is not stored so.
+    /// Int8 planes, made in the arena where the file has none.
     Int8,
 }
 

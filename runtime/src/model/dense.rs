@@ -53,6 +53,23 @@ impl<'a> Dense<'a> {
         Ok(Dense { cols, rows, ty: info.ty(), data })
     }
 
+    /// Rows `range` of it, as a matrix of their own.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn part(&self, range: core::ops::Range<usize>) -> Dense<'a> {
+        let values = range.start * self.cols..range.end * self.cols;
+        let data = match self.data {
+            DenseData::F32(data) => DenseData::F32(&data[values]),
+            DenseData::F16(data) => DenseData::F16(&data[values]),
+            DenseData::Blocks(bytes) => {
+                let row_bytes = bytes.len() / self.rows;
+                DenseData::Blocks(&bytes[range.start * row_bytes..range.end * row_bytes])
+            }
+        };
+        Dense { rows: range.len(), data, ..*self }
+    }
+
     /// Bytes of the whole matrix.
     pub fn bytes(&self) -> usize {
         match self.data {

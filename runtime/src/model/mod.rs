@@ -96,7 +96,7 @@ impl<'a> Model<'a> {
         set: &KernelSet,
         arena: &mut Arena<'a>,
     ) -> Result<Self, LoadError> {
-        Model::load_with_head(gguf, config, set, HeadKind::File, arena)
+        Model::load_with_head(gguf, config, set, HeadKind::Stored, arena)
     }
 
     /// As [`load`](Self::load), with a head of this kind.
@@ -117,9 +117,9 @@ impl<'a> Model<'a> {
             None => (embedding, false),
         };
         let head = match Planes::load(gguf, hidden, vocab)? {
-            Some(planes) => Head::Planes(planes),
+            Some(planes) if kind != HeadKind::File => Head::Planes(planes),
             None if kind == HeadKind::Int8 => Head::Planes(Planes::build(set, &dense, arena)?),
-            None => Head::Dense(dense),
+            _ => Head::Dense(dense),
         };
         let output_norm = dense::load_norm(&gguf.require("output_norm.weight")?, hidden)?;
         let mut layers = heapless::Vec::new();
