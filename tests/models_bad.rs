@@ -321,15 +321,8 @@ fn weights_that_no_model_has_are_refused() {
 /// A file whose header is that of a model no machine of today holds; it takes no room on the disk.
 fn enormous(folder: &Path) -> PathBuf {
     let tiny = Shape::by_name("tiny").expect("a shape of this build");
-    let shape = Shape {
-        hidden: 32_768,
-        ffn: 65_280,
-        layers: 128,
-        heads: 256,
-        kv_heads: 256,
-        head_dim: 128,
-        ..*tiny
-    };
+    let shape =
+        Shape { hidden: 32_768, ffn: 65_280, layers: 128, heads: 256, kv_heads: 256, head_dim: 128, ..*tiny };
     let header = header(&shape, 0).expect("a legal shape");
     let bytes = header.file_bytes();
     assert!(bytes > 300_000_000_000, "{bytes}");

@@ -27,8 +27,17 @@ use tern_kernels::lanes::{self, LANES};
 use tern_kernels::reference::LANE_OPS;
 
 /// The float operations as a table for the sets to start from; its ternary part is the scalar one.
-pub(crate) const FLOAT_OPS: VectorOps =
-    VectorOps { absmax, sum_squares, matvec_f32, matvec_f16, mix_f16, exp_sum, head: NEON_HEAD, attention: ATTENTION, ..LANE_OPS };
+pub(crate) const FLOAT_OPS: VectorOps = VectorOps {
+    absmax,
+    sum_squares,
+    matvec_f32,
+    matvec_f16,
+    mix_f16,
+    exp_sum,
+    head: NEON_HEAD,
+    attention: ATTENTION,
+    ..LANE_OPS
+};
 
 /// Four registers that hold the sixteen lanes.
 type Lanes = [float32x4_t; 4];

@@ -155,10 +155,14 @@ fn add_two(
             )
         };
     }
+    assert!(
+        first.len() == tables.len() && second.len() == tables.len(),
+        "as many steps of each panel as of tables"
+    );
     let [mut w0, mut w1, mut w2, mut w3] = *first_wide;
     let [mut w4, mut w5, mut w6, mut w7] = *second_wide;
     if !tables.is_empty() {
-        // SAFETY: `left` counts down from the number of steps, at least one, which all slices have. A turn reads the step
+        // SAFETY: `left` counts down from the number of steps, at least one, as many in all slices. A turn reads the step
         // that the pointers are at, 128 bytes of each panel and 256 of tables, and the start of the next, which in the
         // last turn is the same. Nothing is written.
         unsafe {

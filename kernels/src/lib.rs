@@ -46,8 +46,8 @@
 #![forbid(unsafe_code)]
 
 pub mod attention;
-pub mod elementwise;
 pub mod blocks;
+pub mod elementwise;
 pub mod exp;
 pub mod five;
 pub mod half;
