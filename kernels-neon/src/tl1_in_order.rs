@@ -33,8 +33,8 @@
 //!
 //! Expected cycles per 64 weights: 12.6 in this loop (201 for a step) on Cortex-A53, 13.8 with what is around it. llvm-mca
 //! says 19.5: in its model results arrive in the order of the instructions, so that a load waits for the operation
-//! before it, and a load of 128 bits takes one cycle. Kernels that others tuned on A53 boards load by halves too (the
-//! wiki of ncnn, XNNPACK's kernels for `cortex_a53`), which says that neither is so.
+//! before it, and a load of 128 bits takes one cycle. Those who measured boards say neither, and load by halves: ncnn,
+//! docs/developer-guide/arm-a53-a55-dual-issue.md, and for the A55 ONNX Runtime, pull request 10862.
 
 use crate::tl1::{OutOfOrder, PanelSteps, Steps, TableSteps};
 use core::arch::aarch64::int16x8_t;
