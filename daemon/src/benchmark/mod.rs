@@ -2,7 +2,7 @@
 //!
 //! As `llama-bench` means them: *prompt processing* is the rate at which a prompt of P tokens goes through the model in
 //! batches, from an empty context, the head for its last token included; *text generation* is the rate at which G tokens
-//! are made one after the other from an empty context. A warm-up of each is run first and not counted.
+//! are made one after the other from an empty context, in one text or in several at once. A warm-up of each is run first and not counted.
 
 mod samples;
 
@@ -24,6 +24,8 @@ pub struct Amount {
     pub prompt_tokens: usize,
     /// Tokens to generate; 0 leaves that part out.
     pub generate_tokens: usize,
+    /// Texts that are generated at once; the prompt is always one.
+    pub sequences: usize,
     /// Times that each part is run and counted.
     pub repeats: usize,
 }
@@ -31,9 +33,11 @@ pub struct Amount {
 /// One part of a benchmark.
 #[derive(Clone, Debug, Serialize)]
 pub struct Part {
-    /// Tokens of one run.
+    /// Tokens of one text.
     pub tokens: usize,
-    /// Tokens a second.
+    /// Texts at once.
+    pub sequences: usize,
+    /// Tokens a second, all texts together.
     pub tokens_per_second: Samples,
     /// Milliseconds of one run.
     pub milliseconds: Samples,
@@ -71,42 +75,46 @@ pub fn measure(
     let mut random = Random::new(1);
     let mut prompt: Vec<Piece<'_>> = vec![Piece::Token(first)];
     prompt.resize_with(amount.prompt_tokens.max(1), || Piece::Token(random.below(vocab)));
-    let mut part =
-        |prompt: &[Piece<'_>], generate: usize, phase: Phase| -> Result<Option<Vec<Run>>, Refusal> {
-            // Enough to touch every weight and wake every thread, without doubling the time of a slow machine.
-            let warm_prompt = prompt.len().min(engine.options().batch_rows);
-            run(engine, &prompt[..warm_prompt], generate.min(4))?;
-            let mut runs = Vec::with_capacity(amount.repeats);
-            for _ in 0..amount.repeats {
-                ledger.begin_step(origin.elapsed());
-                let one = run(engine, prompt, generate)?;
-                let request = u64::from(phase == Phase::Decode);
-                ledger.end_step(origin.elapsed(), &[Share { request, phase, weight: 1 }]);
-                runs.push(one);
-                ran();
-            }
-            Ok(Some(runs))
-        };
+    let mut part = |prompt: &[Piece<'_>],
+                    generate: usize,
+                    texts: u64,
+                    phase: Phase|
+     -> Result<Option<Vec<Run>>, Refusal> {
+        // Enough to touch every weight and wake every thread, without doubling the time of a slow machine.
+        let warm_prompt = prompt.len().min(engine.options().batch_rows);
+        run(engine, &prompt[..warm_prompt], generate.min(4), texts)?;
+        let mut runs = Vec::with_capacity(amount.repeats);
+        for _ in 0..amount.repeats {
+            ledger.begin_step(origin.elapsed());
+            let one = run(engine, prompt, generate, texts)?;
+            let request = u64::from(phase == Phase::Decode);
+            ledger.end_step(origin.elapsed(), &[Share { request, phase, weight: 1 }]);
+            runs.push(one);
+            ran();
+        }
+        Ok(Some(runs))
+    };
     let prompts = match amount.prompt_tokens {
         0 => None,
-        _ => part(&prompt, 1, Phase::Prefill)?,
+        _ => part(&prompt, 1, 1, Phase::Prefill)?,
     };
     let generations = match amount.generate_tokens {
         0 => None,
-        tokens => part(&prompt[..1], tokens, Phase::Decode)?,
+        tokens => part(&prompt[..1], tokens, amount.sequences as u64, Phase::Decode)?,
     };
     let total = |tokens: usize| (tokens * amount.repeats) as u64;
-    let mut summary = |runs: Vec<Run>, tokens: usize, phase: Phase| {
+    let mut summary = |runs: Vec<Run>, tokens: usize, sequences: usize, phase: Phase| {
         let (prefill_tokens, decode_tokens) = match phase {
             Phase::Prefill => (total(tokens), 0),
-            Phase::Decode => (0, total(tokens)),
+            Phase::Decode => (0, total(tokens * sequences)),
         };
         let completed = Completed { prefill_tokens, decode_tokens, throttled: None };
         let energy = ledger.finish(u64::from(phase == Phase::Decode), completed);
         let seconds = runs.iter().map(|run| run.whole.as_secs_f64());
         Part {
             tokens,
-            tokens_per_second: seconds.clone().map(|seconds| tokens as f64 / seconds).collect(),
+            sequences,
+            tokens_per_second: seconds.clone().map(|seconds| (tokens * sequences) as f64 / seconds).collect(),
             milliseconds: seconds.map(|seconds| seconds * 1e3).collect(),
             joules_per_token: energy.joules_per_token.filter(|_| !energy.below_resolution),
             energy,
@@ -116,8 +124,9 @@ pub fn measure(
         prompts.as_ref().map(|runs| runs.iter().map(|run| run.first_token.as_secs_f64() * 1e3).collect());
     Ok(Measured {
         first_token_ms,
-        prompt: prompts.map(|runs| summary(runs, amount.prompt_tokens, Phase::Prefill)),
-        generate: generations.map(|runs| summary(runs, amount.generate_tokens, Phase::Decode)),
+        prompt: prompts.map(|runs| summary(runs, amount.prompt_tokens, 1, Phase::Prefill)),
+        generate: generations
+            .map(|runs| summary(runs, amount.generate_tokens, amount.sequences, Phase::Decode)),
     })
 }
 
@@ -127,8 +136,8 @@ struct Run {
     whole: Duration,
 }
 
-/// Generates `tokens` tokens after `prompt`, greedily, whatever they are.
-fn run(engine: &mut Engine<'_>, prompt: &[Piece<'_>], tokens: usize) -> Result<Run, Refusal> {
+/// Generates `tokens` tokens after `prompt`, greedily, whatever they are, in `texts` texts at once.
+fn run(engine: &mut Engine<'_>, prompt: &[Piece<'_>], tokens: usize, texts: u64) -> Result<Run, Refusal> {
     let goal = Goal::Generate {
         sampling: Sampling::default(),
         max_tokens: Some(tokens),
@@ -136,7 +145,9 @@ fn run(engine: &mut Engine<'_>, prompt: &[Piece<'_>], tokens: usize) -> Result<R
         ignore_stop_tokens: true,
     };
     let began = Instant::now();
-    engine.submit(&Request { key: 0, prompt, goal })?;
+    for key in 0..texts {
+        engine.submit(&Request { key, prompt, goal })?;
+    }
     let mut first_token = None;
     while engine.live() > 0 {
         let step = engine.step(|_, event| {

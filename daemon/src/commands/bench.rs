@@ -38,6 +38,9 @@ pub struct BenchArgs {
     /// Tokens to generate; 0 leaves that part out
     #[arg(long, value_name = "G", default_value_t = 32)]
     generate: usize,
+    /// Texts to generate at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_sequences)]
+    sequences: usize,
     /// Times each part is measured
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_repeats)]
     repeat: usize,
@@ -46,6 +49,12 @@ pub struct BenchArgs {
     json: bool,
     #[command(flatten)]
     engine: EngineChoice,
+}
+
+fn parse_sequences(text: &str) -> Result<usize, String> {
+    let most = tern_runtime::kv_cache::MAX_SLOTS;
+    let sequences = text.parse().ok().filter(|sequences| (1..=most).contains(sequences));
+    sequences.ok_or_else(|| format!("give a number from 1 to {most}"))
 }
 
 fn parse_repeats(text: &str) -> Result<usize, String> {
@@ -66,6 +75,7 @@ struct Report {
     batch_rows: usize,
     context_tokens: usize,
     kv: &'static str,
+    head: &'static str,
     load_ms: f64,
     repeats: usize,
     #[serde(flatten)]
@@ -87,7 +97,12 @@ struct Report {
 /// # Errors
 /// If there is nothing to measure or the model cannot be used.
 pub fn run(args: &BenchArgs) -> Result<(), CommandError> {
-    let amount = Amount { prompt_tokens: args.prompt, generate_tokens: args.generate, repeats: args.repeat };
+    let amount = Amount {
+        prompt_tokens: args.prompt,
+        generate_tokens: args.generate,
+        sequences: args.sequences,
+        repeats: args.repeat,
+    };
     let needed = args.prompt.saturating_add(1).max(args.generate.saturating_add(1));
     if args.prompt == 0 && args.generate == 0 {
         return Err(CommandError::new(
@@ -96,7 +111,10 @@ pub fn run(args: &BenchArgs) -> Result<(), CommandError> {
         ));
     }
     let mut engine = args.engine.clone();
-    engine.slots = engine.slots.or(Some(1));
+    engine.slots = Some(engine.slots.unwrap_or(1).max(args.sequences));
+    let all_tokens = args.sequences.saturating_mul(args.generate.saturating_add(2));
+    engine.cache_tokens =
+        engine.cache_tokens.or(Some(all_tokens.next_multiple_of(32 * args.sequences).max(needed)));
     engine.context_tokens = engine.context_tokens.or(Some(needed));
     let choice = ModelChoice { path: args.model.clone(), engine };
     let origin = Instant::now();
@@ -151,6 +169,7 @@ fn report(
         batch_rows: options.batch_rows,
         context_tokens: options.context_tokens,
         kv: kv_name(options.kv),
+        head: engine.model().head.name(),
         load_ms: opened.load_time.as_secs_f64() * 1e3,
         repeats: amount.repeats,
         measured,
@@ -181,12 +200,13 @@ fn spread(samples: &Samples) -> String {
 
 fn page(report: &Report) -> String {
     let mut page = format!(
-        "{} ({}), {} on {}, {} keys and values, loaded in {}\n",
+        "{} ({}), {} on {}, {} keys and values, {} head, loaded in {}\n",
         cut(&report.model, 80),
         figures::bytes(report.file_bytes),
         report.kernels,
         figures::counted(report.threads, "thread"),
         report.kv,
+        report.head,
         figures::duration_ms(report.load_ms)
     );
     let mut table = Table::new([Align::Left, Align::Right, Align::Right, Align::Right]).indented(2);
@@ -195,7 +215,8 @@ fn page(report: &Report) -> String {
     for (name, part) in parts {
         let Some(part) = part else { continue };
         let joules = part.joules_per_token.map_or("unknown".into(), figures::joules);
-        let name = format!("{name} {}", part.tokens);
+        let texts = if part.sequences > 1 { format!("{} x ", part.sequences) } else { String::new() };
+        let name = format!("{name} {texts}{}", part.tokens);
         table.row([name, spread(&part.tokens_per_second), spread(&part.milliseconds), joules]);
     }
     page += &table.render();
