@@ -1,4 +1,5 @@
-//! The model file in memory, by mmap: pages come from disk when touched and are shared between processes.
+//! The model file in memory, by mmap, and memory for an engine. Pages of a file come from disk when touched and are shared
+//! between processes.
 //!
 //! The contract, which no program can check for itself: a file that is mapped must not be written in place nor
 //! truncated. A page that vanishes is a SIGBUS, and bytes that change under a parsed header make its checks void.
@@ -8,7 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// A read-only mapping of a whole file.
 #[derive(Debug)]
@@ -57,6 +58,26 @@ impl MappedFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Zeroed memory of the process itself, whose pages are taken when they are first touched: an engine that is made for
+/// long texts takes no more than its texts need.
+#[derive(Debug)]
+pub struct Anonymous(MmapMut);
+
+impl Anonymous {
+    /// Reserves `bytes`, at least 1.
+    ///
+    /// # Errors
+    /// If the system refuses so much address space, as under a limit of the process.
+    pub fn new(bytes: usize) -> io::Result<Self> {
+        MmapMut::map_anon(bytes).map(Anonymous)
+    }
+
+    /// The memory.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
     }
 }
 

@@ -25,6 +25,7 @@ use tern_runtime::engine::Engine;
 use tern_runtime::gguf::Gguf;
 use tern_runtime::head::HeadKind;
 use tern_runtime::kv_cache::KvType;
+use tern_runtime::map::Anonymous;
 use tern_runtime::model::Config;
 use tern_runtime::plan::{MemoryPlan, Options};
 use tern_runtime::pool::Pool;
@@ -205,7 +206,7 @@ pub fn with_engine<R>(
     let mut memory = allocate(plan.total_bytes())?;
     let pool =
         Pool::new(host.threads).map_err(|error| OpenError::Workers { threads: host.threads, error })?;
-    let mut engine = Engine::new(&gguf, &plan, host.set, &pool, &mut memory).map_err(unusable)?;
+    let mut engine = Engine::new(&gguf, &plan, host.set, &pool, memory.bytes_mut()).map_err(unusable)?;
     let opened = Opened {
         file_bytes: gguf.file_bytes(),
         name: gguf.str("general.name").ok().filter(|name| !name.is_empty()).map(str::to_owned),
@@ -253,12 +254,9 @@ fn check_memory(
     }
 }
 
-/// Zeroed bytes, all of them really there afterwards.
-fn allocate(bytes: usize) -> Result<Vec<u8>, OpenError> {
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(bytes).map_err(|_| OpenError::Allocation { bytes })?;
-    memory.resize(bytes, 0);
-    Ok(memory)
+/// Zeroed memory; what is never used of it is never taken.
+fn allocate(bytes: usize) -> Result<Anonymous, OpenError> {
+    Anonymous::new(bytes).map_err(|_| OpenError::Allocation { bytes })
 }
 
 #[cfg(test)]

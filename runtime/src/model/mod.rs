@@ -180,7 +180,7 @@ fn load_ternary<'a>(
     let (codes, tail) = data.split_at(data.len() - tail_bytes);
     // A byte of five weights is five weights whatever it says; in the other layouts a code may be none.
     let checks_codes = !matches!(found, Layout::T5R | Layout::T5C);
-    if let Some(at_bytes) = found.first_invalid(codes).filter(|_| checks_codes) {
+    if checks_codes && let Some(at_bytes) = found.first_invalid(codes) {
         return Err(LoadError::InvalidCode { tensor: info.name().into(), at_bytes });
     }
     let scale = f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
