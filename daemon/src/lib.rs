@@ -8,7 +8,7 @@
 //! | [`cli`], [`commands`] | the command line, one file a command |
 //! | [`error`] | a failed command: its message and its exit code |
 //! | [`config`], [`logger`], [`systemd`] | what the daemon is told, and what it tells its operator |
-//! | [`serve`], [`transport`] | the daemon: queue, engine thread, sessions; the socket in front |
+//! | [`serve`], [`transport`] | the daemon: queue, engine thread, sessions; the socket and MQTT in front |
 //! | [`tasks`] | what is asked of a text, as a prompt, and what the numbers mean |
 //! | [`model`] | a model file opened for use: memory checked, workers started |
 //! | [`wire`], [`client`], [`pipeline`] | messages, one connection to a daemon, many requests on it |
