@@ -208,8 +208,11 @@ def main():
     parser.add_argument("--set", default="", metavar="REGEX", help="only sets whose names match")
     parser.add_argument("--cpu", action="append", choices=list(CORES), help="only this core; may be repeated")
     parser.add_argument("--tokens", type=int, nargs="+", help="numbers of tokens (table: 1 8 16 64 128; profile: 1)")
+    parser.add_argument("--workers", type=int, default=4, help="cores that share a product in the table (4)")
     parser.add_argument("--program", help="an AArch64 harness that is built already")
     options = parser.parse_args()
+    if not (options.check or options.record):
+        os.environ["YARD_WORKERS"] = str(options.workers)  # the harness reads it; counts are always of four
     options.tokens = options.tokens or ([1] if options.profile else [1, 8, 16, 64, 128])
     try:
         if options.check or options.record:
