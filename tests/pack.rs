@@ -21,10 +21,10 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a UTF-8 path")
 }
 
-/// Packs `model` with `--verify` and says what was printed.
-fn packed(model: &Path, output: &Path, layout: &str) -> Value {
-    let arguments = ["pack", text(model), "-o", text(output), "--layout", layout, "--verify", "--json"];
-    let ended = ends(0, arguments);
+/// Packs `model` with this head and `--verify`, and says what was printed.
+fn packed(model: &Path, output: &Path, layout: &str, head: &str) -> Value {
+    let arguments = ["pack", text(model), "-o", text(output), "--layout", layout, "--head", head];
+    let ended = ends(0, arguments.into_iter().chain(["--verify", "--json"]));
     serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error} in {:?}", ended.stdout))
 }
 
@@ -43,7 +43,7 @@ fn every_layout_holds_the_same_model_and_gives_the_same_bits() {
         let source_bytes = fs::metadata(&model).expect("the model is there").len();
         for layout in LAYOUTS {
             let output = folder.path().join(format!("{layout}.gguf"));
-            let said = packed(&model, &output, layout);
+            let said = packed(&model, &output, layout, "file");
             assert_eq!((&said["layout"], &said["source_bytes"]), (&layout.into(), &source_bytes.into()));
             assert_eq!(said["bytes"], fs::metadata(&output).expect("it was written").len());
             let verified = &said["verified"];
@@ -61,10 +61,14 @@ fn a_packed_file_is_a_model_like_any_other() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let model = bundled("tern-log-4m-i2_s.gguf");
     let (five, back) = (folder.path().join("five.gguf"), folder.path().join("back.gguf"));
-    packed(&model, &five, "t5r");
+    packed(&model, &five, "t5r", "file");
     // Packed once more into the layout of the original: nothing was lost on the way.
-    packed(&five, &back, "t2b128");
-    let said = packed(&model, &back, "t2b128");
+    packed(&five, &back, "t2b128", "int8");
+    let again = fs::read(&back).expect("it was written");
+    let said = packed(&model, &back, "t2b128", "int8");
+    assert_eq!(said["verified"]["head_rows"], 4096, "{said}");
+    let all = fs::read(&back).expect("it was written");
+    assert_eq!(all.len(), again.len());
     assert_eq!(said["verified"]["matrices"], 7 * layers(&model));
     let ended = ends(0, ["inspect", text(&five), "--json"]);
     let found: Value = serde_json::from_str(&ended.stdout).expect("JSON");

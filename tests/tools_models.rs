@@ -90,7 +90,7 @@ fn inspect_says_what_a_model_is_and_needs() {
     let pi = found["boards"].as_array().expect("a list").iter().find(|fit| fit["board"] == "raspberry-pi-5");
     assert!(pi.is_some_and(|fit| !fit["fits_mib"].as_array().expect("a list").is_empty()));
     let page = ends(0, ["inspect", &model]).stdout;
-    for word in ["synthetic tiny", "Memory with", "key/value cache", "total", "Raspberry Pi 5"] {
+    for word in ["synthetic tiny", "Memory with", "key/value cache", "arena and file", "Raspberry Pi 5"] {
         assert!(page.contains(word), "{word} is missing in {page}");
     }
 }

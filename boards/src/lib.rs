@@ -13,11 +13,11 @@
 //! | [`root`] | where `/proc` and `/sys` are found; tests put a recorded tree there |
 //!
 //! ```
-//! use tern_boards::{Knobs, Machine, Root, recommended_threads, select};
+//! use tern_boards::{Knobs, Machine, Root, Wish, recommended_threads, select};
 //!
 //! let machine = Machine::detect(&Root::new("/"));
 //! let knobs = Knobs::from_env().expect("tuning variables");
-//! let kernels = select(&knobs).expect("a kernel set");
+//! let kernels = select(&knobs, Wish::default()).expect("a kernel set");
 //! let threads = recommended_threads(&knobs, &machine.cpu, &machine.board.profile);
 //! println!("{}: {} on {threads} threads", machine.board.profile.title, kernels.name);
 //! ```
