@@ -455,9 +455,7 @@ fn an_int8_head_answers_alike_on_every_set_and_beside_strangers() {
         requests.iter().map(|request| run(engine, std::slice::from_ref(request)).remove(0)).collect()
     });
     // One scalar set stands for all: they differ in layouts, which a head does not see, and they are slow.
-    for set in
-        sets::usable().into_iter().filter(|set| set.name == SCALAR.name || !set.name.starts_with("scalar"))
-    {
+    for set in sets::for_models() {
         for (workers, slots) in [(1, 1), (2, 4), (3, 7)] {
             let setup = Setup { set, workers, slots, ..base };
             let found = with_options(&path, setup, int8, |engine| run(engine, &requests));

@@ -47,6 +47,13 @@ pub fn usable() -> Vec<&'static KernelSet> {
     tern_kernels_neon::all().chain(tern_kernels_x86::all()).chain(SCALARS).collect()
 }
 
+/// The sets that this machine can run and would choose, and one scalar one: for whole models, where the scalar sets of all
+/// layouts would be most of a test's time and `tests/kernels.rs` has held them to the definition.
+pub fn for_models() -> Vec<&'static KernelSet> {
+    let is_other_scalar = |set: &&KernelSet| SCALARS[1..].iter().any(|scalar| scalar.name == set.name);
+    usable().into_iter().filter(|set| !is_other_scalar(set)).collect()
+}
+
 /// One line for each known set: whether it runs here or why it is skipped.
 ///
 /// # Panics
