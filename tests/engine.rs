@@ -514,17 +514,15 @@ fn attention_over_many_spans_has_the_bits_of_one_worker() {
     let path = tern_tests::model::bundled("tern-log-4m-i2_s.gguf");
     let mut random = Random::new(11);
     let run = |setup: Setup, ids: &[u32]| {
-        let adjust = |options: &mut Options| options.context_tokens = 700;
+        let adjust = |options: &mut Options| options.context_tokens = 320;
         with_options(&path, Setup { slots: 1, ..setup }, adjust, |engine| logits(engine, ids))
     };
-    let ids: Vec<u32> = (0..600).map(|_| random.below(1000) as u32).collect();
-    for kv in KvType::ALL {
-        // Two rows a step leave the workers too little to share, so that rows are split where there are several.
+    // A span is 256 cells. Few rows a step leave the workers too little to share, so that rows are split among them.
+    let ids: Vec<u32> = (0..290).map(|_| random.below(1000) as u32).collect();
+    for (kv, workers, batch_rows) in [(KvType::F16, 3, 5), (KvType::F32, 4, 7), (KvType::I8, 2, 3)] {
         let expected = run(Setup { kv, workers: 1, batch_rows: 64, ..fast() }, &ids);
-        for (workers, batch_rows) in [(1, 2), (2, 2), (3, 5), (4, 2)] {
-            let found = run(Setup { kv, workers, batch_rows, ..fast() }, &ids);
-            assert!(found == expected, "{kv:?}, {workers} workers, {batch_rows} rows");
-        }
+        let found = run(Setup { kv, workers, batch_rows, ..fast() }, &ids);
+        assert!(found == expected, "{kv:?}, {workers} workers, {batch_rows} rows");
     }
 }
 
