@@ -16,13 +16,13 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use tern_kernels::{KernelSet, SCALAR, pack};
 
 /// Among how many workers the product is cut: a small board's four cores, or what `YARD_WORKERS` says.
-fn workers() -> usize {
-    std::env::var("YARD_WORKERS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
-}
+static WORKERS: LazyLock<usize> =
+    LazyLock::new(|| std::env::var("YARD_WORKERS").ok().and_then(|text| text.parse().ok()).unwrap_or(4));
 
 /// Counting starts when this returns. The marks differ, so that no compiler folds them into one function, and do
 /// something that it cannot see through, so that it leaves out none.
@@ -177,7 +177,7 @@ impl Product {
         let mut packed = Aligned::new(bytes);
         pack::pack(layout, &weights, rows, cols, packed.slice_mut());
         let prepared = Aligned::new(tokens * set.prepared_bytes(cols));
-        let grain = set.grain(rows, cols, tokens, workers());
+        let grain = set.grain(rows, cols, tokens, *WORKERS);
         let scratch = Aligned::new(set.scratch_words(grain.rows.min(rows), cols, grain.tokens.min(tokens)));
         let (plain, sums) = ((weights, activations), Aligned::new(tokens * rows));
         Ok(Product { set, rows, cols, tokens, plain, packed, prepared, scratch, sums })
@@ -191,7 +191,7 @@ impl Product {
         }
     }
 
-    /// The product, cut as an engine with [`workers`] cuts it: a call for each grain.
+    /// The product, cut as an engine with [`WORKERS`] cuts it: a call for each grain.
     fn multiply(&mut self) {
         let Product { set, rows, cols, tokens, .. } = *self;
         let (layout, token_bytes) = (set.layout, set.prepared_bytes(cols));
@@ -252,7 +252,7 @@ fn tiles(
     set: &KernelSet,
     [rows, cols, tokens]: [usize; 3],
 ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-    let grain = set.grain(rows, cols, tokens, workers());
+    let grain = set.grain(rows, cols, tokens, *WORKERS);
     (0..tokens).step_by(grain.tokens).flat_map(move |t| {
         let part = move |r: usize| (t..tokens.min(t + grain.tokens), r..rows.min(r + grain.rows));
         (0..rows).step_by(grain.rows).map(part)
