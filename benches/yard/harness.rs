@@ -191,7 +191,7 @@ impl Product {
         }
     }
 
-    /// The product, cut as an engine with [`WORKERS`] cuts it: a call for each grain.
+    /// The product, cut as an engine with [`WORKERS`] workers cuts it: a call for each grain.
     fn multiply(&mut self) {
         let Product { set, rows, cols, tokens, .. } = *self;
         let (layout, token_bytes) = (set.layout, set.prepared_bytes(cols));
