@@ -34,7 +34,7 @@ use crate::config::{Config, Limits};
 use crate::error::{CommandError, Exit};
 use crate::model::{ModelChoice, OpenError, Opened, with_engine};
 use crate::tasks::prompt::PromptForm;
-use crate::tasks::{TaskFileError, TaskSet};
+use crate::tasks::{CurrentTasks, TaskFileError, TaskSet};
 use crate::transport::Transport;
 use crate::transport::mqtt::client::Rumqtt;
 use crate::transport::mqtt::{MqttError, MqttTransport};
@@ -171,7 +171,7 @@ impl Server {
         let service = Arc::new(Service {
             queue: Arc::clone(&queue),
             state: Arc::clone(&state),
-            tasks,
+            current_tasks: CurrentTasks::new(tasks),
             form,
             limits,
             clients: AtomicU64::new(0),

@@ -15,7 +15,7 @@ use super::state::{Ending, State};
 use super::worker::unknown_request;
 use crate::config::Limits;
 use crate::tasks::prompt::{Prompt, PromptForm};
-use crate::tasks::{Answering, Task, TaskSet, sampling};
+use crate::tasks::{Answering, CurrentTasks, Task, TaskSet, sampling};
 use crate::wire::{self, Failure, Request};
 
 /// What every client's thread needs.
@@ -25,8 +25,8 @@ pub struct Service {
     pub queue: Arc<Queue>,
     /// Counters.
     pub state: Arc<State>,
-    /// Tasks by name.
-    pub tasks: TaskSet,
+    /// Tasks by name, which a reload replaces.
+    pub current_tasks: CurrentTasks,
     /// How prompts are laid out for the model.
     pub form: PromptForm,
     /// How much may be asked for.
@@ -64,6 +64,11 @@ struct Asked {
 }
 
 impl Service {
+    /// The tasks in force now. Take them once for a request: the next call may give others.
+    pub fn tasks(&self) -> Arc<TaskSet> {
+        self.current_tasks.set()
+    }
+
     /// A number for a new requester.
     pub fn new_client_id(&self) -> ClientId {
         self.clients.fetch_add(1, Ordering::Relaxed) + 1
@@ -148,7 +153,7 @@ impl Service {
         let text = request.text.take().unwrap_or_default();
         let asked = match request.work().map_err(bad)? {
             Work::Status => {
-                let status = self.state.status(request.id, &self.queue, &self.tasks);
+                let status = self.state.status(request.id, &self.queue, &self.tasks());
                 session.send(&Answer::Status(status));
                 return Ok(());
             }
@@ -162,8 +167,9 @@ impl Service {
                 return Ok(());
             }
             Work::Task(name) => {
-                let task = self.tasks.find(name).ok_or_else(|| {
-                    let names: Vec<_> = self.tasks.names().collect();
+                let tasks = self.tasks();
+                let task = tasks.find(name).ok_or_else(|| {
+                    let names: Vec<_> = tasks.names().collect();
                     refused(Reason::UnknownTask, format!("no task {name:?}; there are {}", names.join(", ")))
                 })?;
                 self.on_task(Arc::clone(task), &text)?

@@ -4,9 +4,11 @@
 //! through [`Task::new`]. [`prompt`] lays a task and a text out for the model; [`answer`] reads its decision.
 
 pub mod answer;
+mod current;
 pub mod prompt;
 mod set;
 mod task;
 
+pub use current::CurrentTasks;
 pub use set::{TaskFileError, TaskSet};
 pub use task::{Answering, Task, TaskError, sampling};

@@ -143,7 +143,7 @@ impl MqttTransport {
         service: Arc<Service>,
     ) -> Result<Self, MqttError> {
         for Watch { topic, task, .. } in watches {
-            if service.tasks.find(task).is_none() {
+            if service.tasks().find(task).is_none() {
                 return Err(MqttError::UnknownTask { topic: topic.clone(), task: task.clone() });
             }
         }
