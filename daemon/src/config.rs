@@ -4,6 +4,7 @@
 //! does nothing is worse than a daemon that does not start.
 
 pub mod mqtt;
+pub mod secret;
 
 use std::error::Error;
 use std::fmt;

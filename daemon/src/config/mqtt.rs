@@ -1,13 +1,11 @@
 //! `[mqtt]` and `[[watch]]`: the broker, who the daemon is there, and which topics of others it reads.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::ConfigError;
+use super::secret::Secret;
 use crate::transport::mqtt::topic::{self, overlap};
 
 /// `[mqtt]`; without it the daemon speaks to no broker.
@@ -76,66 +74,6 @@ impl Default for MqttSection {
             outbox_bytes: 4 << 20,
             metrics_s: 30,
             discovery: None,
-        }
-    }
-}
-
-/// Where a secret is: `{ credential = "name" }` or `{ file = "/path" }`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Secret {
-    /// A name in the folder that systemd puts credentials in.
-    Credential(String),
-    /// A file.
-    File(PathBuf),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Named {
-    credential: Option<String>,
-    file: Option<PathBuf>,
-}
-
-const NAME_IT: &str =
-    "a secret is not written here but named: { credential = \"name\" } or { file = \"/path\" }";
-
-// By hand, because an error must not repeat a password that was written in its place.
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Place;
-
-        impl<'de> Visitor<'de> for Place {
-            type Value = Secret;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a credential or a file")
-            }
-
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<Secret, E> {
-                Err(E::custom(NAME_IT))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Secret, A::Error> {
-                match Named::deserialize(MapAccessDeserializer::new(map))? {
-                    Named { credential: Some(name), file: None } => Ok(Secret::Credential(name)),
-                    Named { credential: None, file: Some(path) } => Ok(Secret::File(path)),
-                    _ => Err(de::Error::custom(NAME_IT)),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(Place)
-    }
-}
-
-impl Secret {
-    /// The file that holds it; `None` for a credential where systemd has given no folder.
-    pub fn path(&self) -> Option<PathBuf> {
-        match self {
-            Secret::File(path) => Some(path.clone()),
-            Secret::Credential(name) => {
-                std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(name))
-            }
         }
     }
 }

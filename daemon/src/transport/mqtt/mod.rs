@@ -70,7 +70,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Transport;
-use crate::config::mqtt::{Broker, MqttSection, Secret, Watch};
+use crate::config::mqtt::{Broker, MqttSection, Watch};
 use crate::serve::service::Service;
 use asked::Topics;
 use bridge::{Bridge, OptionsSource, Parts};
@@ -199,22 +199,17 @@ impl Transport for MqttTransport {
 
 /// How to connect, with the contents of all files.
 fn options(section: &MqttSection, will: Publication) -> Result<LinkOptions, String> {
-    let text = |secret: &Secret, what: &str| {
-        let content = read(secret, what)?;
-        let text = String::from_utf8(content).map_err(|_| format!("{what} is not UTF-8"))?;
-        Ok::<_, String>(text.trim_end_matches(['\n', '\r']).to_owned())
-    };
     let login = match (&section.user, &section.password) {
-        (Some(user), Some(password)) => Some((user.clone(), text(password, "the broker's password")?)),
+        (Some(user), Some(password)) => Some((user.clone(), password.read_line("the broker's password")?)),
         (Some(user), None) => Some((user.clone(), String::new())),
         _ => None,
     };
     let tls = match (&section.tls.ca, &section.tls.certificate, &section.tls.key) {
         (Some(ca), certificate, key) => Some(TlsPem {
-            ca: read(ca, "the certificate of the authority")?,
+            ca: ca.read("the certificate of the authority")?,
             own: match (certificate, key) {
                 (Some(certificate), Some(key)) => {
-                    Some((read(certificate, "our certificate")?, read(key, "the key of our certificate")?))
+                    Some((certificate.read("our certificate")?, key.read("the key of our certificate")?))
                 }
                 _ => None,
             },
@@ -234,11 +229,4 @@ fn options(section: &MqttSection, will: Publication) -> Result<LinkOptions, Stri
         packet_bytes: section.packet_bytes,
         window: bridge::WINDOW,
     })
-}
-
-fn read(secret: &Secret, what: &str) -> Result<Vec<u8>, String> {
-    let path = secret.path().ok_or_else(|| {
-        format!("{what} is a credential, and there is no CREDENTIALS_DIRECTORY; run under systemd with LoadCredential= or name a file")
-    })?;
-    std::fs::read(&path).map_err(|error| format!("cannot read {what} '{}': {error}", path.display()))
 }
