@@ -7,12 +7,14 @@
 //! Nothing a client does reaches the engine's thread but jobs and cancellations; nothing the engine does waits for a
 //! client.
 
+pub mod counters;
 pub mod queue;
 pub mod report;
 pub mod requester;
 pub mod service;
 pub mod session;
 pub mod state;
+pub mod tokenizing;
 pub mod worker;
 
 use std::error::Error;

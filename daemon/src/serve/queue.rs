@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::requester::{ClientId, Requester};
+use super::tokenizing::Tokenizing;
 use crate::tasks::prompt::Prompt;
 use crate::tasks::{Answering, Task};
 
@@ -68,6 +69,8 @@ pub enum Notice {
     },
     /// A client is gone.
     Gone(ClientId),
+    /// Somebody has something for the tokenizer.
+    Tokenize(Tokenizing),
 }
 
 /// Why a request cannot wait.

@@ -57,6 +57,18 @@ pub fn method(method: boards::Method) -> wire::Method {
     }
 }
 
+/// What joules cover, as the wire says it.
+pub fn scope(scope: boards::Scope) -> wire::Scope {
+    match scope {
+        boards::Scope::Wall => wire::Scope::Wall,
+        boards::Scope::BoardDc => wire::Scope::BoardDc,
+        boards::Scope::Module => wire::Scope::Module,
+        boards::Scope::SocRails => wire::Scope::SocRails,
+        boards::Scope::CpuPackage => wire::Scope::CpuPackage,
+        boards::Scope::CpuModel => wire::Scope::CpuModel,
+    }
+}
+
 /// The energy of an answer.
 pub fn energy(report: boards::EnergyReport) -> Energy {
     Energy {
@@ -66,14 +78,7 @@ pub fn energy(report: boards::EnergyReport) -> Energy {
         joules_per_token: report.joules_per_token,
         method: method(report.method),
         source: report.source,
-        scope: report.scope.map(|scope| match scope {
-            boards::Scope::Wall => wire::Scope::Wall,
-            boards::Scope::BoardDc => wire::Scope::BoardDc,
-            boards::Scope::Module => wire::Scope::Module,
-            boards::Scope::SocRails => wire::Scope::SocRails,
-            boards::Scope::CpuPackage => wire::Scope::CpuPackage,
-            boards::Scope::CpuModel => wire::Scope::CpuModel,
-        }),
+        scope: report.scope.map(scope),
         idle: match report.idle {
             boards::Idle::Included => wire::Idle::Included,
             boards::Idle::Subtracted => wire::Idle::Subtracted,

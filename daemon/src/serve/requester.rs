@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 
+use super::counters::Way;
 use crate::wire::Answer;
 
 /// Number of a requester, never used twice; requesters take turns in the queue.
@@ -16,6 +17,11 @@ pub struct DuplicateId;
 pub trait Requester: Debug + Send + Sync {
     /// Its number.
     fn id(&self) -> ClientId;
+
+    /// The way its requests come in.
+    fn way(&self) -> Way {
+        Way::Socket
+    }
 
     /// Begins a request.
     ///

@@ -9,9 +9,10 @@ use tern_protocol::answer::{Answer, Reason};
 use tern_protocol::limits::{ID_BYTES, MESSAGES};
 use tern_protocol::request::{Role, Work};
 
+use super::counters::Ending;
 use super::queue::{Job, JobGoal, Notice, PushError, Queue};
 use super::requester::{ClientId, Requester};
-use super::state::{Ending, State};
+use super::state::State;
 use super::worker::unknown_request;
 use crate::config::Limits;
 use crate::tasks::prompt::{Prompt, PromptForm};
@@ -111,7 +112,7 @@ impl Service {
     fn refuse(&self, session: &dyn Requester, id: Option<String>, refused: Refused) {
         let Refused { reason, message, retry_after_ms } = refused;
         log::debug!("client {}: request refused: {message}", session.id());
-        self.state.count(Ending::Refused);
+        self.state.count(session.way(), Ending::Refused);
         session.send(&Answer::Error(Failure { id, code: reason.code(), reason, message, retry_after_ms }));
     }
 

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tern_boards::energy::Totals;
-use tern_protocol::answer::{EnergyTotals, Method, Requests, State as Readiness, Tokens};
+use tern_protocol::answer::{EnergyTotals, Method, Scope, State as Readiness, Tokens};
 
+use super::counters::{Counters, Ending, Way};
 use super::queue::Queue;
 use super::report;
 use crate::tasks::TaskSet;
@@ -32,10 +33,8 @@ pub struct State {
     /// What does not change.
     pub facts: Facts,
     began: Instant,
-    answered: AtomicU64,
-    refused: AtomicU64,
-    expired: AtomicU64,
-    cancelled: AtomicU64,
+    /// Requests by way and ending.
+    pub counters: Counters,
     prompt_tokens: AtomicU64,
     generated_tokens: AtomicU64,
     live: AtomicU64,
@@ -44,25 +43,19 @@ pub struct State {
     energy: Mutex<Option<Energy>>,
 }
 
+/// Where the energy went, by a meter.
 #[derive(Clone, Debug)]
-struct Energy {
-    totals: Totals,
-    idle_watts: Option<f64>,
-    method: Method,
-    source: String,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// With an answer.
-    Answered,
-    /// It was not taken.
-    Refused,
-    /// Its deadline ran out.
-    Expired,
-    /// Nobody wanted it any more, or the daemon stopped.
-    Cancelled,
+pub struct Energy {
+    /// Sums.
+    pub totals: Totals,
+    /// Power of the idle system.
+    pub idle_watts: Option<f64>,
+    /// How the joules are obtained.
+    pub method: Method,
+    /// What they cover.
+    pub scope: Scope,
+    /// Chip, counter zone or table row behind them.
+    pub source: String,
 }
 
 impl State {
@@ -71,10 +64,7 @@ impl State {
         State {
             facts,
             began: Instant::now(),
-            answered: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            expired: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
+            counters: Counters::default(),
             prompt_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
             live: AtomicU64::new(0),
@@ -84,14 +74,8 @@ impl State {
     }
 
     /// Counts a request that ended.
-    pub fn count(&self, ending: Ending) {
-        let counter = match ending {
-            Ending::Answered => &self.answered,
-            Ending::Refused => &self.refused,
-            Ending::Expired => &self.expired,
-            Ending::Cancelled => &self.cancelled,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    pub fn count(&self, way: Way, ending: Ending) {
+        self.counters.count(way, ending);
     }
 
     /// Counts the work of an answered request.
@@ -116,9 +100,31 @@ impl State {
             totals,
             idle_watts: ledger.idle_watts(),
             method: report::method(meter.method()),
+            scope: report::scope(meter.scope()),
             source: meter.source().to_owned(),
         });
         *self.energy.lock().unwrap_or_else(PoisonError::into_inner) = energy;
+    }
+
+    /// Where the energy went so far; `None` without a meter.
+    pub fn energy(&self) -> Option<Energy> {
+        self.energy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tokens so far.
+    pub fn tokens(&self) -> Tokens {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Tokens { prompt: load(&self.prompt_tokens), generated: load(&self.generated_tokens) }
+    }
+
+    /// Requests that the engine works on.
+    pub fn live(&self) -> u64 {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Time since the daemon started.
+    pub fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// When a refused client may find room again: after about a quarter of those `waiting` went through, so that not
@@ -132,9 +138,8 @@ impl State {
 
     /// The answer to the status request `id`.
     pub fn status(&self, id: String, queue: &Queue, tasks: &TaskSet) -> Status {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let joules = |uj: u64| uj as f64 * 1e-6;
-        let energy = self.energy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let energy = self.energy();
         Status {
             id,
             state: if queue.stop_by().is_some() { Readiness::Stopping } else { Readiness::Ready },
@@ -143,15 +148,10 @@ impl State {
             threads: self.facts.threads as u32,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             queue: queue.len() as u32,
-            live: load(&self.live) as u32,
-            requests: Requests {
-                answered: load(&self.answered),
-                refused: load(&self.refused),
-                expired: load(&self.expired),
-                cancelled: load(&self.cancelled),
-            },
-            tokens: Tokens { prompt: load(&self.prompt_tokens), generated: load(&self.generated_tokens) },
-            uptime_s: report::thousandths(self.began.elapsed().as_secs_f64()),
+            live: self.live() as u32,
+            requests: self.counters.requests(),
+            tokens: self.tokens(),
+            uptime_s: report::thousandths(self.uptime().as_secs_f64()),
             tasks: tasks.names().map(str::to_owned).collect(),
             energy: energy.map(|energy| EnergyTotals::<Heap> {
                 counter_joules: joules(energy.totals.counter_uj),

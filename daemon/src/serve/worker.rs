@@ -8,10 +8,11 @@ use tern_boards::thermal::Thermal;
 use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason, Token};
 use tern_runtime::engine::{self, Engine, Event, Goal, Refusal, Request, Usage};
 
+use super::counters::Ending;
 use super::queue::{Job, Notice, Queue};
 use super::refusal;
 use super::report::{self, Times};
-use super::state::{Ending, State};
+use super::state::State;
 use crate::systemd::Watchdog;
 use crate::tasks::Answering;
 use crate::tasks::answer::decide;
@@ -143,6 +144,7 @@ impl<'w, 'e> Worker<'w, 'e> {
             for notice in self.queue.take_notices() {
                 match notice {
                     Notice::Gone(client) => self.drop_client(client),
+                    Notice::Tokenize(tokenizing) => tokenizing.run(self.engine.tokenizer()),
                     Notice::Cancel { session, by, target } => {
                         let cancelled =
                             self.cancel(|job| job.session.id() == session.id() && job.id == target);
@@ -187,7 +189,7 @@ impl<'w, 'e> Worker<'w, 'e> {
                 Err(Refusal::Busy { .. }) if !self.live.is_empty() => return self.queue.put_back(job),
                 Err(refused) => {
                     log::debug!("client {}: request refused: {refused}", job.session.id());
-                    self.state.count(Ending::Refused);
+                    self.state.count(job.session.way(), Ending::Refused);
                     job.session.send(&refusal(Some(job.id), reason(&refused), refused.to_string()));
                 }
                 Ok(()) => {
@@ -293,7 +295,8 @@ impl<'w, 'e> Worker<'w, 'e> {
                 Answer::Text(Text { id, text, finish: finish(reason), usage, energy, model, task })
             }
         };
-        self.state.count(Ending::Answered);
+        self.state.count(job.session.way(), Ending::Answered);
+        self.state.counters.count_duration(job.session.way(), now.saturating_duration_since(job.queued_at));
         self.state.count_work(counted.prompt_tokens, counted.generated_tokens, now - admitted);
         self.state.set_energy(&self.ledger);
         // First, so that a client that has its answer finds it counted.
@@ -317,7 +320,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         let given_ms = job.deadline.map_or(0, |(_, given)| given.as_millis());
         let message =
             format!("the deadline of {given_ms} ms ran out {when}; give it more time or send less at once");
-        self.state.count(Ending::Expired);
+        self.state.count(job.session.way(), Ending::Expired);
         job.session.send(&refusal(Some(job.id.clone()), Reason::Deadline, message));
     }
 
@@ -326,7 +329,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         let mut jobs = self.queue.remove(&wanted);
         jobs.extend(self.take_live(&wanted).into_iter().map(|live| live.job));
         for job in &jobs {
-            self.state.count(Ending::Cancelled);
+            self.state.count(job.session.way(), Ending::Cancelled);
             let message = "the client cancelled the request";
             job.session.send(&refusal(Some(job.id.clone()), Reason::Cancelled, message));
         }
@@ -336,12 +339,13 @@ impl<'w, 'e> Worker<'w, 'e> {
     /// Forgets the requests of a client that is gone.
     fn drop_client(&mut self, client: u64) {
         let theirs = |job: &Job| job.session.id() == client;
-        let gone = self.queue.remove(theirs).len() + self.take_live(theirs).len();
-        for _ in 0..gone {
-            self.state.count(Ending::Cancelled);
+        let mut gone = self.queue.remove(theirs);
+        gone.extend(self.take_live(theirs).into_iter().map(|live| live.job));
+        for job in &gone {
+            self.state.count(job.session.way(), Ending::Cancelled);
         }
-        if gone > 0 {
-            log::debug!("client {client} is gone; {gone} of its requests were dropped");
+        if !gone.is_empty() {
+            log::debug!("client {client} is gone; {} of its requests were dropped", gone.len());
         }
     }
 
@@ -360,7 +364,7 @@ impl<'w, 'e> Worker<'w, 'e> {
     }
 
     fn tell_stopping(&self, job: &Job) {
-        self.state.count(Ending::Cancelled);
+        self.state.count(job.session.way(), Ending::Cancelled);
         job.session.send(&refusal(Some(job.id.clone()), Reason::Stopping, super::STOPPING));
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::inbox::{Inbox, Input};
+use crate::serve::counters::Way;
 use crate::serve::requester::{ClientId, DuplicateId, Requester};
 use crate::wire;
 
@@ -25,6 +26,10 @@ impl Client {
 impl Requester for Client {
     fn id(&self) -> ClientId {
         self.id
+    }
+
+    fn way(&self) -> Way {
+        Way::Mqtt
     }
 
     fn begin(&self, id: &str) -> Result<(), DuplicateId> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tern_protocol::answer::{Answer, Reason};
 
 use super::{Bridge, Ticket};
+use crate::serve::counters::{Ending, Way};
 use crate::transport::mqtt::asked::{Asked, Route};
 use crate::transport::mqtt::clock::Millis;
 use crate::transport::mqtt::journal::fnv1a;
@@ -80,7 +81,7 @@ impl Bridge {
                 let number = outbox.ask(reply_to, hash, message.ticket, None);
                 self.settle(message.ticket, Some(number));
                 let answer = crate::serve::refusal(Some(String::new()), reason, words);
-                self.parts.service.state.count(crate::serve::state::Ending::Refused);
+                self.parts.service.state.count(Way::Mqtt, Ending::Refused);
                 self.owe(number, answer);
             }
         }
