@@ -1,7 +1,7 @@
 //! The messages of [`tern_protocol`] as a program with a heap holds them.
 
 use tern_protocol::storage::{Item, Storage};
-use tern_protocol::{answer, request};
+use tern_protocol::{answer, json, request};
 
 /// Text in `String`s, lists in `Vec`s.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,6 +10,13 @@ pub struct Heap;
 impl Storage for Heap {
     type Text = String;
     type List<T: Item> = Vec<T>;
+    type Detail<T: Item> = Vec<T>;
+
+    fn compose(write: impl FnOnce(&mut dyn std::fmt::Write)) -> Option<String> {
+        let mut text = String::new();
+        write(&mut text);
+        Some(text)
+    }
 }
 
 /// A request.
@@ -22,6 +29,8 @@ pub type Chat = request::Chat<Heap>;
 pub type Generate = request::Generate<Heap>;
 /// One message of a conversation.
 pub type Message = request::Message<Heap>;
+/// A JSON document in a request.
+pub type Json = json::Json<Heap>;
 /// How tokens are chosen.
 pub type Sampling = request::Sampling<Heap>;
 /// An answer.
@@ -30,6 +39,12 @@ pub type Answer = answer::Answer<Heap>;
 pub type Decision = answer::Decision<Heap>;
 /// The end of a text answer.
 pub type Text = answer::Text<Heap>;
+/// More text of a streamed answer.
+pub type Token = answer::Token<Heap>;
+/// A chosen token.
+pub type Chosen = answer::Chosen<Heap>;
+/// A token that could have been chosen.
+pub type Alternative = answer::Alternative<Heap>;
 /// How the daemon is.
 pub type Status = answer::Status<Heap>;
 /// A refusal or failure.

@@ -10,6 +10,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use crate::energy::{Energy, EnergyTotals, Idle, Method, Scope};
+use crate::present::serialize_present;
 use crate::storage::Storage;
 
 /// An answer. All but [`Answer::Token`] are the last one to their request.
@@ -19,7 +20,8 @@ use crate::storage::Storage;
     bound(
         serialize = "",
         deserialize = "F::Text: Deserialize<'de>, F::List<F::Text>: Deserialize<'de>, \
-                       F::List<Probability<F>>: Deserialize<'de>"
+                       F::List<Probability<F>>: Deserialize<'de>, \
+                       F::Detail<Chosen<F>>: Deserialize<'de>"
     )
 )]
 pub enum Answer<F: Storage> {
@@ -82,6 +84,7 @@ where
     F::Text: Deserialize<'de>,
     F::List<F::Text>: Deserialize<'de>,
     F::List<Probability<F>>: Deserialize<'de>,
+    F::Detail<Chosen<F>>: Deserialize<'de>,
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if !deserializer.is_human_readable() {
@@ -98,6 +101,7 @@ where
     F::Text: Deserialize<'de>,
     F::List<F::Text>: Deserialize<'de>,
     F::List<Probability<F>>: Deserialize<'de>,
+    F::Detail<Chosen<F>>: Deserialize<'de>,
 {
     type Value = Answer<F>;
 
@@ -242,18 +246,48 @@ impl Visitor<'_> for ValueVisitor {
 }
 
 /// More text of a streamed answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(bound(serialize = "", deserialize = "F::Text: Deserialize<'de>"))]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(bound(deserialize = "F::Text: Deserialize<'de>, F::Detail<Chosen<F>>: Deserialize<'de>"))]
 pub struct Token<F: Storage> {
     /// The request.
     pub id: F::Text,
     /// The text since the last one: whole characters.
     pub text: F::Text,
+    /// The tokens since the last one, if they were asked for. The text of a token may come with a later answer, where
+    /// it ends within a character or may be part of a stop string.
+    pub logprobs: Option<F::Detail<Chosen<F>>>,
+}
+
+serialize_present!(Token { id, text; logprobs });
+
+/// A token that was chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "",
+    deserialize = "F::Text: Deserialize<'de>, F::Detail<Alternative<F>>: Deserialize<'de>"
+))]
+pub struct Chosen<F: Storage> {
+    /// Its text; bytes of it that are no UTF-8 by themselves are U+FFFD.
+    pub token: F::Text,
+    /// Natural logarithm of its probability among all tokens, before temperature, penalties, filters and a schema.
+    pub logprob: f32,
+    /// The most probable tokens in the same sense, best first; the chosen one may be one of them.
+    pub top: F::Detail<Alternative<F>>,
+}
+
+/// A token that could have been chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(serialize = "", deserialize = "F::Text: Deserialize<'de>"))]
+pub struct Alternative<F: Storage> {
+    /// Its text; bytes of it that are no UTF-8 by themselves are U+FFFD.
+    pub token: F::Text,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
 }
 
 /// The end of a text answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(bound(serialize = "", deserialize = "F::Text: Deserialize<'de>"))]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(bound(deserialize = "F::Text: Deserialize<'de>, F::Detail<Chosen<F>>: Deserialize<'de>"))]
 pub struct Text<F: Storage> {
     /// The request.
     pub id: F::Text,
@@ -269,13 +303,17 @@ pub struct Text<F: Storage> {
     pub model: F::Text,
     /// Name of the task; `None` if it was no task or one without a name.
     pub task: Option<F::Text>,
+    /// The tokens of the text, if they were asked for and were not streamed.
+    pub logprobs: Option<F::Detail<Chosen<F>>>,
 }
+
+serialize_present!(Text { id, text, finish, usage, energy, model, task; logprobs });
 
 /// Why a text ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// The model ended it.
+    /// The model ended it, or it is complete by its schema.
     StopToken,
     /// A stop string came up.
     StopString,

@@ -9,6 +9,7 @@
 //! | [`storage`] | where text and lists of a message live |
 //! | [`request`] | what a client sends |
 //! | [`answer`], [`energy`] | what it gets back, and what that cost |
+//! | [`json`] | JSON documents inside messages |
 //! | [`limits`] | sizes both sides agree on |
 //! | [`frame`] | one message as bytes between zeros: version, postcard, COBS |
 //! | [`client`] | a blocking client over any [`embedded_io`] stream |
@@ -36,6 +37,7 @@ pub mod answer;
 pub mod client;
 pub mod energy;
 pub mod frame;
+pub mod json;
 pub mod limits;
 pub mod request;
 pub mod storage;

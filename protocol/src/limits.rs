@@ -11,3 +11,6 @@ pub const SCORE_STEPS: i32 = 20;
 
 /// Messages of a conversation.
 pub const MESSAGES: usize = 256;
+
+/// The most alternatives whose log probabilities can be asked for beside each token.
+pub const LOGPROBS: u32 = 20;

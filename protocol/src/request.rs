@@ -4,6 +4,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::json::Json;
 use crate::present::serialize_present;
 use crate::storage::Storage;
 
@@ -147,11 +148,33 @@ pub struct Ask<F: Storage> {
     pub limits: Option<Limits>,
     /// How text is sampled.
     pub sampling: Option<Sampling<F>>,
+    /// The JSON schema of what an `extract` gives.
+    pub schema: Option<Json<F>>,
 }
 
 serialize_present!(Ask {
-    kind; name, instructions, template, labels, threshold, min, max, example, limits, sampling
+    kind; name, instructions, template, labels, threshold, min, max, example, limits, sampling, schema
 });
+
+impl<F: Storage> Ask<F> {
+    /// A task of this kind that says nothing else yet.
+    pub fn new(kind: Kind) -> Self {
+        Ask {
+            kind,
+            name: None,
+            instructions: None,
+            template: None,
+            labels: None,
+            threshold: None,
+            min: None,
+            max: None,
+            example: None,
+            limits: None,
+            sampling: None,
+            schema: None,
+        }
+    }
+}
 
 /// The kind of answer a task gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +188,8 @@ pub enum Kind {
     Score,
     /// Text.
     Text,
+    /// JSON that is valid against `schema`.
+    Extract,
 }
 
 /// A solved example.
@@ -243,16 +268,29 @@ pub struct Generate<F: Storage> {
     pub max_tokens: Option<u32>,
     /// How tokens are chosen.
     pub sampling: Option<Sampling<F>>,
+    /// The JSON schema that the text is to be valid against.
+    pub schema: Option<Json<F>>,
+    /// Tell the log probability of every token, and of so many alternatives; at most
+    /// [`LOGPROBS`](crate::limits::LOGPROBS).
+    pub logprobs: Option<u32>,
 }
 
-serialize_present!(Generate { prompt; max_tokens, sampling });
+serialize_present!(Generate { prompt; max_tokens, sampling, schema, logprobs });
+
+impl<F: Storage> Generate<F> {
+    /// This prompt with nothing said about how to go on.
+    pub fn new(prompt: F::Text) -> Self {
+        Generate { prompt, max_tokens: None, sampling: None, schema: None, logprobs: None }
+    }
+}
 
 /// A conversation to go on from.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(
     deny_unknown_fields,
     expecting = "a conversation",
-    bound(deserialize = "F::List<F::Text>: Deserialize<'de>, F::List<Message<F>>: Deserialize<'de>")
+    bound(deserialize = "F::Text: Deserialize<'de>, F::List<F::Text>: Deserialize<'de>, \
+                         F::List<Message<F>>: Deserialize<'de>")
 )]
 pub struct Chat<F: Storage> {
     /// What was said so far, the last message by the user.
@@ -261,9 +299,21 @@ pub struct Chat<F: Storage> {
     pub max_tokens: Option<u32>,
     /// How tokens are chosen.
     pub sampling: Option<Sampling<F>>,
+    /// The JSON schema that the text is to be valid against.
+    pub schema: Option<Json<F>>,
+    /// Tell the log probability of every token, and of so many alternatives; at most
+    /// [`LOGPROBS`](crate::limits::LOGPROBS).
+    pub logprobs: Option<u32>,
 }
 
-serialize_present!(Chat { messages; max_tokens, sampling });
+serialize_present!(Chat { messages; max_tokens, sampling, schema, logprobs });
+
+impl<F: Storage> Chat<F> {
+    /// This conversation with nothing said about how to go on.
+    pub fn new(messages: F::List<Message<F>>) -> Self {
+        Chat { messages, max_tokens: None, sampling: None, schema: None, logprobs: None }
+    }
+}
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,13 +3,14 @@
 use tern_protocol::answer::{Answer, Failure, Reason, Token, Value};
 use tern_protocol::client::{Client, ClientError};
 use tern_protocol::frame::{FrameError, VERSION, decode, encode};
-use tern_protocol::request::{Ask, Kind, Request};
-use tern_protocol::storage::{Borrowed, Fixed};
+use tern_protocol::json::Json;
+use tern_protocol::request::{Ask, Generate, Kind, Request};
+use tern_protocol::storage::{Borrowed, Dropped, Fixed};
 
 type Small = Fixed<64, 4>;
 
 fn token(text: &str) -> Answer<Small> {
-    Answer::Token(Token { id: "1".try_into().unwrap(), text: text.try_into().unwrap() })
+    Answer::Token(Token { id: "1".try_into().unwrap(), text: text.try_into().unwrap(), logprobs: None })
 }
 
 fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
@@ -34,7 +35,8 @@ fn the_bytes_of_a_request_are_pinned() {
 
 #[test]
 fn the_bytes_of_answers_are_pinned() {
-    assert_eq!(framed(&token("ok")), [8, 1, 1, 1, b'1', 2, b'o', b'k', 0]);
+    // COBS of: version 1, the second kind of answer, "1", "ok", no log probabilities
+    assert_eq!(framed(&token("ok")), [8, 1, 1, 1, b'1', 2, b'o', b'k', 1, 0]);
     let failure = Answer::Error(Failure::<Borrowed> {
         id: None,
         code: 429,
@@ -47,22 +49,42 @@ fn the_bytes_of_answers_are_pinned() {
 }
 
 #[test]
+fn the_bytes_of_a_schema_and_of_log_probabilities_are_pinned() {
+    let mut request = Request::<Borrowed>::new("7");
+    let generate = Generate { schema: Some(Json("{}")), logprobs: Some(2), ..Generate::new("hi") };
+    request.generate = Some(generate);
+    // COBS of: version 1, "7", no task, no ask, Some: "hi", no max_tokens, no sampling, Some "{}", Some 2; then nothing
+    let plain =
+        [&[1, 1, b'7', 0, 0, 1, 2, b'h', b'i', 0, 0, 1, 2, b'{', b'}', 1, 2][..], &[0, 0, 0, 0, 0, 0]]
+            .concat();
+    let mut frame = framed(&request);
+    assert_eq!(frame.pop(), Some(0));
+    let length = cobs::decode_in_place(&mut frame).unwrap();
+    assert_eq!(frame[..length], plain);
+
+    // What a machine with a heap sends: "a" with one alternative, "b"; -0.5 and -1.
+    let bytes =
+        [&[1, 1, 1, b'1', 1, b'a', 1, 1, 1, b'a', 0, 0, 0, 0xbf, 1, 1, b'b'][..], &[0, 0, 0x80, 0xbf]]
+            .concat();
+    let mut frame = vec![0; bytes.len() + 2];
+    let length = cobs::encode(&bytes, &mut frame);
+    frame.truncate(length + 1);
+    let read: Answer<Small> = decode(&mut frame).unwrap();
+    let Answer::Token(token) = read else { panic!("a token was sent") };
+    assert_eq!((token.text.as_str(), token.logprobs), ("a", Some(Dropped::default())));
+}
+
+#[test]
 fn a_message_comes_back_the_same() {
     // Declared first, since what is read from it borrows from it.
     let mut frame;
     let mut request = Request::<Borrowed>::new("a");
     request.ask = Some(Ask {
-        kind: Kind::Score,
-        name: None,
         instructions: Some("How bad?"),
-        template: None,
-        labels: None,
         threshold: Some(0.25),
         min: Some(-3),
         max: Some(7),
-        example: None,
-        limits: None,
-        sampling: None,
+        ..Ask::new(Kind::Score)
     });
     request.text = Some("smoke");
     let mut copy = framed(&request);
@@ -83,7 +105,7 @@ fn damage_is_an_error_of_its_kind() {
     assert_eq!(read(&[]), Err(FrameError::Empty));
     assert_eq!(read(&[200, 1, 0]), Err(FrameError::Damaged { frame_bytes: 3 }));
     assert_eq!(read(&[2, VERSION + 1, 0]), Err(FrameError::Version { found: VERSION + 1 }));
-    let long = framed(&Answer::Token(Token::<Borrowed> { id: "1", text: &"x".repeat(65) }));
+    let long = framed(&Answer::Token(Token::<Borrowed> { id: "1", text: &"x".repeat(65), logprobs: None }));
     assert_eq!(read(&long), Err(FrameError::Message));
     assert_eq!(encode(&token("ok"), &mut [0; 8]).err(), Some(FrameError::TooLong { buffer_bytes: 8 }));
     for cut in 0..good.len() {

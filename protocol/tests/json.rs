@@ -2,7 +2,8 @@
 
 use tern_protocol::answer::{Answer, Decision, Failure, Reason, Token, Usage, Value};
 use tern_protocol::answer::{Energy, Idle, Method, Probability};
-use tern_protocol::request::{Kind, NotOneWork, Request, Role, Work};
+use tern_protocol::json::Json;
+use tern_protocol::request::{Ask, Kind, NotOneWork, Request, Role, Work};
 use tern_protocol::storage::{Borrowed, Fixed};
 
 type Small = Fixed<64, 4>;
@@ -41,6 +42,40 @@ fn the_documented_requests_are_read() {
         Ok(Work::Cancel(&"4".try_into().unwrap()))
     );
     assert_eq!(parse(r#"{"id":"6","status":true}"#).unwrap().work(), Ok(Work::Status));
+}
+
+#[test]
+fn a_schema_is_an_object_or_its_text_and_keeps_its_order() {
+    type Roomy = Fixed<256, 4>;
+    let read = |schema: &str| {
+        let line = format!(r#"{{"id":"1","generate":{{"prompt":"x","schema":{schema},"logprobs":3}}}}"#);
+        let request: Request<Roomy> = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+        let generate = request.generate.unwrap();
+        assert_eq!(generate.logprobs, Some(3));
+        Ok::<_, String>(generate.schema.unwrap().as_str().to_owned())
+    };
+    let text = r#"{"type":"object","b":[1,-2,0.5,1e300,null,true],"a":{"\"\\\n\u0001":"\u00e9"},"z":[]}"#;
+    let compact = text.replace(r"\u00e9", "\u{e9}");
+    assert_eq!(read(text).unwrap(), compact);
+    assert_eq!(read(&text.replace(':', " : ").replace(',', "\n,")).unwrap(), compact);
+    // As a string it stays as it is.
+    assert_eq!(read(r#""{ \"a\": 1 }""#).unwrap(), r#"{ "a": 1 }"#);
+    for (wrong, message) in [("7", "expected a JSON object"), ("[]", "expected a JSON object"), ("null", "")]
+    {
+        let line = format!(r#"{{"id":"1","ask":{{"kind":"extract","schema":{wrong}}},"text":""}}"#);
+        match serde_json::from_str::<Request<Roomy>>(&line) {
+            Err(error) => assert!(!message.is_empty() && error.to_string().contains(message), "{error}"),
+            Ok(request) => assert!(message.is_empty() && request.ask.unwrap().schema.is_none()),
+        }
+    }
+    let long = format!(r#"{{"x":"{}"}}"#, "x".repeat(300));
+    assert!(read(&long).unwrap_err().contains("longer than there is room for"));
+    let mut request = Request::<Roomy>::new("1".try_into().unwrap());
+    request.ask =
+        Some(Ask { schema: Some(Json(compact.as_str().try_into().unwrap())), ..Ask::new(Kind::Extract) });
+    let line = serde_json::to_string(&request).unwrap();
+    assert!(line.contains(r#""kind":"extract","schema":"{\"type"#), "{line}");
+    assert_eq!(serde_json::from_str::<Request<Roomy>>(&line).unwrap(), request);
 }
 
 #[test]
@@ -150,6 +185,7 @@ fn an_answer_without_a_type_in_front_is_refused() {
     }
     let token =
         serde_json::from_str::<Answer<Small>>(r#"{"type":"token","id":"1","text":"x","new":1}"#).unwrap();
-    assert_eq!(token, Answer::Token(Token { id: "1".try_into().unwrap(), text: "x".try_into().unwrap() }));
+    let expected = Token { id: "1".try_into().unwrap(), text: "x".try_into().unwrap(), logprobs: None };
+    assert_eq!(token, Answer::Token(expected));
     assert!(!token.is_last());
 }

@@ -88,17 +88,10 @@ impl Question {
             (None, Some(path)) => request.ask = Some(read_task(path)?),
             (None, None) => {
                 request.ask = Some(Ask {
-                    kind: Kind::Choice,
-                    name: None,
                     instructions: self.instructions.clone(),
-                    template: None,
                     labels: Some(self.labels.clone()),
                     threshold: self.threshold,
-                    min: None,
-                    max: None,
-                    example: None,
-                    limits: None,
-                    sampling: None,
+                    ..Ask::new(Kind::Choice)
                 });
             }
         }

@@ -192,17 +192,9 @@ fn requests(
         request.text = Some(example.text);
         request.task.clone_from(&task);
         request.ask = instructions.clone().map(|instructions| Ask {
-            kind: Kind::Choice,
-            name: None,
             instructions: Some(instructions),
-            template: None,
             labels: Some(example.labels),
-            threshold: None,
-            min: None,
-            max: None,
-            example: None,
-            limits: None,
-            sampling: None,
+            ..Ask::new(Kind::Choice)
         });
         Ok(request)
     })

@@ -117,8 +117,11 @@ pub fn run(args: &RunArgs) -> Result<(), CommandError> {
     let mut session = args.daemon.open()?;
     let id = session.client.new_id();
     let request = if args.raw {
-        let generate =
-            Generate { prompt, max_tokens: args.max_tokens, sampling: Some(args.sampling.sampling()) };
+        let generate = Generate {
+            max_tokens: args.max_tokens,
+            sampling: Some(args.sampling.sampling()),
+            ..Generate::new(prompt)
+        };
         Request { generate: Some(generate), ..Request::new(id) }
     } else {
         let mut messages = args.opening();
@@ -146,7 +149,11 @@ impl RunArgs {
     }
 
     fn chat(&self, id: String, messages: Vec<Message>) -> Request {
-        let chat = Chat { messages, max_tokens: self.max_tokens, sampling: Some(self.sampling.sampling()) };
+        let chat = Chat {
+            max_tokens: self.max_tokens,
+            sampling: Some(self.sampling.sampling()),
+            ..Chat::new(messages)
+        };
         Request { chat: Some(chat), ..Request::new(id) }
     }
 }

@@ -179,10 +179,16 @@ impl Service {
             Work::Generate(generate) => {
                 self.check_size(generate.prompt.len(), "the prompt", self.limits.text_bytes)?;
                 let prompt = self.form.plain(&generate.prompt);
+                if generate.schema.is_some() || generate.logprobs.is_some() {
+                    return Err(bad("this version does not serve schema and logprobs yet"));
+                }
                 on_text(prompt, generate.sampling.clone(), generate.max_tokens)?
             }
             Work::Chat(chat) => {
                 let prompt = self.conversation(chat)?;
+                if chat.schema.is_some() || chat.logprobs.is_some() {
+                    return Err(bad("this version does not serve schema and logprobs yet"));
+                }
                 on_text(prompt, chat.sampling.clone(), chat.max_tokens)?
             }
         };

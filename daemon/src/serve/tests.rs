@@ -22,7 +22,7 @@ fn start(meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
 }
 
 fn talk(client: &mut Client, max_tokens: u32) -> Request {
-    let generate = Generate { prompt: "Hello".into(), max_tokens: Some(max_tokens), sampling: None };
+    let generate = Generate { max_tokens: Some(max_tokens), ..Generate::new("Hello".into()) };
     Request { generate: Some(generate), ..Request::new(client.new_id()) }
 }
 

@@ -248,7 +248,11 @@ impl<'w, 'e> Worker<'w, 'e> {
             if live.job.stream && live.unsent < live.text.len() {
                 let text = live.text[live.unsent..].to_owned();
                 live.unsent = live.text.len();
-                live.job.session.send(&Answer::Token(Token { id: live.job.id.clone(), text }));
+                live.job.session.send(&Answer::Token(Token {
+                    id: live.job.id.clone(),
+                    text,
+                    logprobs: None,
+                }));
             }
         }
         while let Some(index) = self.live.iter().position(|live| live.finish.is_some()) {
@@ -292,7 +296,8 @@ impl<'w, 'e> Worker<'w, 'e> {
                 })
             }
             Answering::Text { .. } => {
-                Answer::Text(Text { id, text, finish: finish(reason), usage, energy, model, task })
+                let finish = finish(reason);
+                Answer::Text(Text { id, text, finish, usage, energy, model, task, logprobs: None })
             }
         };
         self.state.count(job.session.way(), Ending::Answered);

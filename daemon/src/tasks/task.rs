@@ -114,6 +114,8 @@ pub enum TaskError {
     },
     /// `max_tokens` is 0.
     NoTokens,
+    /// Schemas are not served yet.
+    Unserved,
     /// A sampling setting is outside its range.
     Sampling(SamplingError),
 }
@@ -148,6 +150,7 @@ impl fmt::Display for TaskError {
                 )
             }
             TaskError::NoTokens => f.write_str("limits.max_tokens is 0; ask for at least 1"),
+            TaskError::Unserved => f.write_str("this version does not serve schemas yet"),
             TaskError::Sampling(error) => write!(f, "{error}"),
         }
     }
@@ -212,6 +215,7 @@ impl Task {
                 }
                 decision((min..=max).map(|value| value.to_string()).collect(), Reading::Score { min })
             }
+            Kind::Extract => return Err(TaskError::Unserved),
             Kind::Text => {
                 let (sampling, stops) = sampling(ask.sampling).map_err(TaskError::Sampling)?;
                 let max_tokens = limits.max_tokens.map(|tokens| tokens as usize);
@@ -272,16 +276,18 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::YesNo => "yes_no",
         Kind::Score => "score",
         Kind::Text => "text",
+        Kind::Extract => "extract",
     }
 }
 
 /// A field that would have no effect was meant to have one.
 fn refuse_unused(ask: &Ask, limits: Limits, kind: &'static str) -> Result<(), TaskError> {
-    let is_text = ask.kind == Kind::Text;
+    let is_text = matches!(ask.kind, Kind::Text | Kind::Extract);
     let unused = [
         ("labels", ask.labels.is_some() && ask.kind != Kind::Choice),
         ("min", ask.min.is_some() && ask.kind != Kind::Score),
         ("max", ask.max.is_some() && ask.kind != Kind::Score),
+        ("schema", ask.schema.is_some() && ask.kind != Kind::Extract),
         ("threshold", ask.threshold.is_some() && is_text),
         ("sampling", ask.sampling.is_some() && !is_text),
         ("limits.max_tokens", limits.max_tokens.is_some() && !is_text),
