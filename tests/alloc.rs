@@ -6,7 +6,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tern_runtime::engine::{Engine, Event, Goal, Piece, Request};
+use tern_runtime::constraint::{Constraint, Progress};
+use tern_runtime::engine::{Engine, Event, Generate, Goal, Piece, Request};
 use tern_runtime::kv_cache::KvType;
 use tern_runtime::sampler::Sampling;
 use tern_tests::model::{Setup, bundled, with_engine};
@@ -40,12 +41,51 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Every third token may follow in the request that is generated under rules.
+struct EveryThird;
+
+/// Bits 0, 3, 6 and so on, over three words.
+static THIRDS: [u32; 126] = {
+    let mut words = [0; 126];
+    let mut token = 0;
+    while token < words.len() * 32 {
+        words[token / 32] |= 1 << (token % 32);
+        token += 3;
+    }
+    words
+};
+
+impl Constraint for EveryThird {
+    fn constrains(&self, key: u64) -> bool {
+        key == RULED
+    }
+
+    fn allows(&mut self, _: u64, token: u32) -> bool {
+        token % 3 == 0 && (token as usize) < THIRDS.len() * 32
+    }
+
+    fn allowed(&mut self, _: u64) -> &[u32] {
+        &THIRDS
+    }
+
+    fn may_end(&mut self, _: u64) -> bool {
+        false
+    }
+
+    fn take(&mut self, _: u64, _: u32) -> Progress {
+        Progress::Open
+    }
+}
+
+/// The key of requests under rules.
+const RULED: u64 = 7;
+
 /// Submits one request and steps it to its end; returns the number of events.
-fn serve(engine: &mut Engine<'_>, prompt: &[Piece<'_>], goal: Goal<'_>) -> usize {
-    engine.submit(&Request { key: 1, prompt, goal }).expect("a good request");
+fn serve(engine: &mut Engine<'_>, key: u64, prompt: &[Piece<'_>], goal: Goal<'_>) -> usize {
+    engine.submit(&Request { key, prompt, goal }).expect("a good request");
     let mut seen = 0;
     while engine.live() > 0 {
-        engine.step(|_, event| seen += usize::from(!matches!(event, Event::Text(""))));
+        engine.step_under(&mut EveryThird, |_, event| seen += usize::from(!matches!(event, Event::Text(""))));
     }
     seen
 }
@@ -59,18 +99,31 @@ fn requests_allocate_nothing() {
         let sampling =
             Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01, ..Sampling::default() };
         let sampling = Sampling { repetition_penalty: 1.1, ..sampling };
-        let generate = Goal::Generate {
+        let generate = Goal::Generate(Generate {
             sampling,
             max_tokens: Some(40),
             stops: &["never", "\n\n"],
             ignore_stop_tokens: true,
-        };
+            ..Generate::default()
+        });
         let choose = Goal::Choose { labels: &["critical", "error", "warning", "warm", "info"] };
+        let weighed = Goal::Generate(Generate {
+            max_tokens: Some(20),
+            ignore_stop_tokens: true,
+            logprobs: Some(20),
+            ..Generate::default()
+        });
         let mut events = 0;
-        for (name, goal) in [("generate", generate), ("choose", choose), ("logits", Goal::Logits)] {
+        for (name, key, goal) in [
+            ("generate", 1, generate),
+            ("generate under rules", RULED, generate),
+            ("log probabilities", RULED, weighed),
+            ("choose", 1, choose),
+            ("logits", 1, Goal::Logits),
+        ] {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             for _ in 0..3 {
-                events += serve(engine, &prompt, goal);
+                events += serve(engine, key, &prompt, goal);
             }
             let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
             println!("{name}: {allocations} allocations in 3 requests");

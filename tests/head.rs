@@ -7,7 +7,7 @@
 use tern_kernels::SCALAR;
 use tern_kernels::planes::{nibble_at, weight_at};
 use tern_runtime::arena::{ALIGN, Arena};
-use tern_runtime::engine::{Engine, Goal, Piece};
+use tern_runtime::engine::{Engine, Generate, Goal, Piece};
 use tern_runtime::forward::{Machine, Row, WorkShape, Workspace};
 use tern_runtime::gguf::{Gguf, TensorType};
 use tern_runtime::head::planes::FACTORS;
@@ -405,8 +405,12 @@ fn the_engine_chooses_as_all_its_logits_say() {
             let prompt = &prompt[..prompt.len().min(20)];
             for sampling in samplings() {
                 let sampling = Sampling { seed: 3, ..sampling };
-                let goal =
-                    Goal::Generate { sampling, max_tokens: Some(12), stops: &[], ignore_stop_tokens: true };
+                let goal = Goal::Generate(Generate {
+                    sampling,
+                    max_tokens: Some(12),
+                    ignore_stop_tokens: true,
+                    ..Generate::default()
+                });
                 let ids = run(engine, &[(tokens(prompt), goal)]).remove(0).ids;
                 let text: Vec<u32> = prompt.iter().chain(&ids).copied().collect();
                 let all = logits(engine, &text);
@@ -427,17 +431,21 @@ fn the_engine_chooses_as_all_its_logits_say() {
 fn an_int8_head_answers_alike_on_every_set_and_beside_strangers() {
     let path = bundled("tern-log-4m-i2_s.gguf");
     let labels = ["critical", "error", "warning", "warm"];
-    let sampled = |seed| Goal::Generate {
-        sampling: Sampling { temperature: 0.7, top_k: 30, top_p: 0.9, seed, ..Sampling::default() },
-        max_tokens: Some(20),
-        stops: &[],
-        ignore_stop_tokens: true,
+    let sampled = |seed| {
+        Goal::Generate(Generate {
+            sampling: Sampling { temperature: 0.7, top_k: 30, top_p: 0.9, seed, ..Sampling::default() },
+            max_tokens: Some(20),
+            ignore_stop_tokens: true,
+            ..Generate::default()
+        })
     };
-    let plain = |seed| Goal::Generate {
-        sampling: Sampling { temperature: 0.7, seed, ..Sampling::default() },
-        max_tokens: Some(20),
-        stops: &[],
-        ignore_stop_tokens: true,
+    let plain = |seed| {
+        Goal::Generate(Generate {
+            sampling: Sampling { temperature: 0.7, seed, ..Sampling::default() },
+            max_tokens: Some(20),
+            ignore_stop_tokens: true,
+            ..Generate::default()
+        })
     };
     let prompt = vec![Piece::Token(0), Piece::Text("User: How severe is this log line?\nusb 1-1: error -71")];
     let goals = [

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tern::inspect::Description;
 use tern::model::{EngineChoice, ModelChoice, OpenError, with_engine};
 use tern::synth::{Shape, header, write_model};
-use tern_runtime::engine::{Event, Goal, Piece, Request};
+use tern_runtime::engine::{Event, Generate, Goal, Piece, Request};
 use tern_runtime::gguf::Gguf;
 use tern_runtime::sampler::Sampling;
 use tern_tests::binary::{run, tern};
@@ -132,12 +132,12 @@ impl Victim {
         };
         let choice = ModelChoice { path: Some(self.path.clone()), engine };
         let opened = with_engine(&choice, |engine, _| {
-            let goal = Goal::Generate {
+            let goal = Goal::Generate(Generate {
                 sampling: Sampling::default(),
                 max_tokens: Some(2),
-                stops: &[],
                 ignore_stop_tokens: true,
-            };
+                ..Generate::default()
+            });
             let prompt = [Piece::Token(0), Piece::Text("a b")];
             engine
                 .submit(&Request { key: 0, prompt: &prompt, goal })

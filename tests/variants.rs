@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use tern_kernels::half::f32_to_f16;
-use tern_runtime::engine::{Finish, Goal};
+use tern_runtime::engine::{Finish, Generate, Goal};
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, Header, TensorType};
 use tern_runtime::map::MappedFile;
@@ -311,11 +311,13 @@ fn generation_ends_at_the_stop_token_of_the_file() {
     let at = (3..40).find(|at| !whole.ids[..*at].contains(&whole.ids[*at])).expect("a token not seen before");
     let path = Variant { eos: whole.ids[at], ..SAME }.write(folder.path(), "stop");
     with_engine(&path, Setup::default(), |engine| {
-        let goal = |ignore_stop_tokens, most| Goal::Generate {
-            sampling: Sampling::default(),
-            max_tokens: Some(most),
-            stops: &[],
-            ignore_stop_tokens,
+        let goal = |ignore_stop_tokens, most| {
+            Goal::Generate(Generate {
+                sampling: Sampling::default(),
+                max_tokens: Some(most),
+                ignore_stop_tokens,
+                ..Generate::default()
+            })
         };
         let found = run(engine, &[(tokens(&prompt()), goal(false, 40)), (tokens(&prompt()), goal(true, 40))]);
         let (reason, usage) = found[0].finish.expect("it ended");
@@ -340,8 +342,12 @@ fn weights_that_are_no_numbers_give_an_answer_and_no_panic() {
         with_engine(&path, Setup { set, ..Setup::default() }, |engine| {
             let sampling =
                 Sampling { temperature: 0.9, top_k: 50, top_p: 0.9, min_p: 0.05, ..Sampling::default() };
-            let generate =
-                Goal::Generate { sampling, max_tokens: Some(9), stops: &[], ignore_stop_tokens: true };
+            let generate = Goal::Generate(Generate {
+                sampling,
+                max_tokens: Some(9),
+                ignore_stop_tokens: true,
+                ..Generate::default()
+            });
             let labels = ["net", "network", "disk"];
             let choose = Goal::Choose { labels: &labels };
             let found = run(

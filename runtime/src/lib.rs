@@ -15,6 +15,7 @@
 //! | [`forward`], `product`, `attention` | one batch of tokens through the layers |
 //! | [`head`] | hidden states to logits, for all of the vocabulary or some rows |
 //! | [`sampler`] | logits to the next token |
+//! | [`constraint`] | rules of the caller's for which token may follow |
 //! | [`trie`] | a label set as a tree of tokens, scored exactly |
 //! | [`stop`] | stop strings in streamed text |
 //! | [`engine`] | requests in slots, one batched step at a time |
@@ -29,6 +30,7 @@ compile_error!("model files are little-endian and are used as they are mapped; t
 
 pub mod arena;
 mod attention;
+pub mod constraint;
 pub mod engine;
 pub mod error;
 pub mod forward;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tern_kernels::KernelSet;
-use tern_runtime::engine::{Engine, Event, Finish, Goal, Piece, Request, Usage};
+use tern_runtime::engine::{Engine, Event, Finish, Generate, Goal, Piece, Request, Usage};
 use tern_runtime::gguf::Gguf;
 use tern_runtime::kv_cache::KvType;
 use tern_runtime::map::MappedFile;
@@ -91,6 +91,8 @@ pub struct Outcome {
     pub text: String,
     /// Logits of each position, one after another.
     pub logits: Vec<f32>,
+    /// Log probabilities: of each token, and of the best ones by id.
+    pub logprobs: Vec<(f32, Vec<(u32, f32)>)>,
     /// Label probabilities.
     pub probabilities: Vec<f32>,
     /// How it ended.
@@ -118,6 +120,10 @@ pub fn run(engine: &mut Engine<'_>, requests: &[(Vec<Piece<'_>>, Goal<'_>)]) -> 
                 Event::Token { id } => outcome.ids.push(id),
                 Event::Text(text) => outcome.text.push_str(text),
                 Event::Logits { logits, .. } => outcome.logits.extend(logits),
+                Event::Logprobs { chosen, top } => {
+                    let top = top.iter().map(|token| (token.id, token.score)).collect();
+                    outcome.logprobs.push((chosen, top));
+                }
                 Event::Decided { probabilities } => outcome.probabilities = probabilities.to_vec(),
                 Event::Finished { reason, usage } => outcome.finish = Some((reason, usage)),
             }
@@ -134,5 +140,10 @@ pub fn logits(engine: &mut Engine<'_>, ids: &[u32]) -> Vec<f32> {
 /// Greedy generation of `max_tokens`, stop tokens ignored.
 pub fn greedy(max_tokens: usize) -> Goal<'static> {
     let sampling = Sampling::default();
-    Goal::Generate { sampling, max_tokens: Some(max_tokens), stops: &[], ignore_stop_tokens: true }
+    Goal::Generate(Generate {
+        sampling,
+        max_tokens: Some(max_tokens),
+        ignore_stop_tokens: true,
+        ..Generate::default()
+    })
 }

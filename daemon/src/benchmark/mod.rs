@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tern_boards::energy::{Completed, EnergyReport, Ledger, Phase, Share};
-use tern_runtime::engine::{Engine, Event, Goal, Piece, Refusal, Request};
+use tern_runtime::engine::{Engine, Event, Generate, Goal, Piece, Refusal, Request};
 use tern_runtime::sampler::Sampling;
 
 use crate::random::Random;
@@ -138,12 +138,12 @@ struct Run {
 
 /// Generates `tokens` tokens after `prompt`, greedily, whatever they are, in `texts` texts at once.
 fn run(engine: &mut Engine<'_>, prompt: &[Piece<'_>], tokens: usize, texts: u64) -> Result<Run, Refusal> {
-    let goal = Goal::Generate {
+    let goal = Goal::Generate(Generate {
         sampling: Sampling::default(),
         max_tokens: Some(tokens),
-        stops: &[],
         ignore_stop_tokens: true,
-    };
+        ..Generate::default()
+    });
     let began = Instant::now();
     for key in 0..texts {
         engine.submit(&Request { key, prompt, goal })?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tern_boards::cpu::Cluster;
 use tern_boards::energy::Outcome;
 use tern_boards::{Machine, Root};
-use tern_runtime::engine::{Event, Goal, Piece, Request};
+use tern_runtime::engine::{Event, Generate, Goal, Piece, Request};
 use tern_runtime::sampler::Sampling;
 
 use crate::error::{CommandError, Exit};
@@ -121,12 +121,12 @@ fn try_model(choice: &ModelChoice) -> Result<ModelFindings, CommandError> {
     let choice = ModelChoice { path: choice.path.clone(), engine };
     with_engine(&choice, |engine, opened| {
         let first = engine.tokenizer().bos().unwrap_or(0);
-        let goal = Goal::Generate {
+        let goal = Goal::Generate(Generate {
             sampling: Sampling::default(),
             max_tokens: Some(1),
-            stops: &[],
             ignore_stop_tokens: true,
-        };
+            ..Generate::default()
+        });
         let request = Request { key: 0, prompt: &[Piece::Token(first)], goal };
         engine.submit(&request).map_err(|refusal| CommandError::from_error(Exit::Internal, &refusal))?;
         let mut tokens = 0;

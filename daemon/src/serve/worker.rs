@@ -6,7 +6,7 @@ use tern_boards::Root;
 use tern_boards::energy::{Completed, Ledger, Phase, Share};
 use tern_boards::thermal::Thermal;
 use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason, Token};
-use tern_runtime::engine::{self, Engine, Event, Goal, Refusal, Request, Usage};
+use tern_runtime::engine::{self, Engine, Event, Generate, Goal, Refusal, Request, Usage};
 
 use super::counters::Ending;
 use super::queue::{Job, Notice, Queue};
@@ -61,7 +61,7 @@ impl Live {
             Event::Text(text) => self.text.push_str(text),
             Event::Decided { probabilities } => self.probabilities = probabilities.to_vec(),
             Event::Finished { reason, usage } => self.finish = Some((reason, usage)),
-            Event::Token { .. } | Event::Logits { .. } => {}
+            Event::Token { .. } | Event::Logprobs { .. } | Event::Logits { .. } => {}
         }
         self.began_answer = true;
     }
@@ -89,7 +89,7 @@ fn submit(engine: &mut Engine<'_>, key: u64, job: &Job) -> Result<(), Refusal> {
         }
         &Answering::Text { sampling, ref stops, max_tokens } => {
             texts = stops.iter().map(String::as_str).collect();
-            Goal::Generate { sampling, max_tokens, stops: &texts, ignore_stop_tokens: false }
+            Goal::Generate(Generate { sampling, max_tokens, stops: &texts, ..Generate::default() })
         }
     };
     engine.submit(&Request { key, prompt: &pieces, goal })

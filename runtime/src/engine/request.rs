@@ -1,7 +1,7 @@
 //! What is asked of the engine, what it answers, and why it may refuse.
 
 use crate::kv_cache::NoPages;
-use crate::sampler::{Sampling, SamplingError};
+use crate::sampler::{Candidate, Sampling, SamplingError};
 use crate::stop::StopError;
 use crate::trie::LabelError;
 
@@ -30,16 +30,7 @@ pub struct Request<'r> {
 #[derive(Clone, Copy, Debug)]
 pub enum Goal<'r> {
     /// Text.
-    Generate {
-        /// How to choose tokens.
-        sampling: Sampling,
-        /// Most tokens to generate; `None` is what the context leaves.
-        max_tokens: Option<usize>,
-        /// Strings that end the text and are not part of it.
-        stops: &'r [&'r str],
-        /// Ignore the model's stop tokens, for benchmarks.
-        ignore_stop_tokens: bool,
-    },
+    Generate(Generate<'r>),
     /// One probability a label.
     Choose {
         /// The labels, at least two.
@@ -49,9 +40,33 @@ pub enum Goal<'r> {
     Logits,
 }
 
+/// How text is to be generated; greedily and as far as the context goes where nothing is said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Generate<'r> {
+    /// How to choose tokens.
+    pub sampling: Sampling,
+    /// Most tokens to generate; `None` is what the context leaves.
+    pub max_tokens: Option<usize>,
+    /// Strings that end the text and are not part of it.
+    pub stops: &'r [&'r str],
+    /// Ignore the model's stop tokens, for benchmarks.
+    pub ignore_stop_tokens: bool,
+    /// Tell the log probability of every token, and of so many alternatives; at most
+    /// [`MOST_LOGPROBS`](super::MOST_LOGPROBS).
+    pub logprobs: Option<usize>,
+}
+
 /// What happened in a step to the request with this key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event<'e> {
+    /// How probable the token of the next [`Event::Token`] was, if the request asks for it: natural logarithms of
+    /// probabilities among all tokens, before penalties, temperature, filters and constraints.
+    Logprobs {
+        /// Of the token.
+        chosen: f32,
+        /// The most probable ones, best first; scores are logarithms too.
+        top: &'e [Candidate],
+    },
     /// A token was generated; its text follows as [`Event::Text`], perhaps later, perhaps joined with others.
     Token {
         /// Its id.
@@ -93,8 +108,10 @@ pub enum Finish {
     MaxTokens,
     /// The context is full.
     ContextFull,
-    /// A decision or logits are complete.
+    /// A decision, logits or a constrained text are complete.
     Complete,
+    /// No token may follow by the rules of its [`Constraint`](crate::constraint::Constraint), and it may not end here.
+    Stuck,
 }
 
 /// What a request took.
@@ -174,6 +191,13 @@ pub enum Refusal {
     Sampling(SamplingError),
     /// The stop strings cannot be used.
     Stops(StopError),
+    /// More log probabilities than there is room for.
+    TooManyLogprobs {
+        /// How many were asked for.
+        found: usize,
+        /// The limit.
+        most: usize,
+    },
 }
 
 impl core::fmt::Display for Refusal {
@@ -208,6 +232,9 @@ impl core::fmt::Display for Refusal {
             Refusal::Labels(error) => write!(f, "{error}"),
             Refusal::Sampling(error) => write!(f, "{error}"),
             Refusal::Stops(error) => write!(f, "{error}"),
+            Refusal::TooManyLogprobs { found, most } => {
+                write!(f, "{found} log probabilities a token; at most {most} are told")
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One place for a live request: its tokens, its label trie, and how far it has come.
 
-use crate::engine::request::{Finish, Goal, Refusal, Usage};
+use crate::engine::choice::MOST_LOGPROBS;
+use crate::engine::request::{Finish, Generate, Goal, Refusal, Usage};
 use crate::forward::Row;
 use crate::sampler::{Rng, Sampling};
 use crate::stop::{StopFilter, TextStream};
@@ -52,6 +53,7 @@ pub(super) struct Generation {
     /// Why it ends when the limit is reached.
     pub at_limit: Finish,
     pub ignore_stop_tokens: bool,
+    pub logprobs: Option<usize>,
     pub text: TextStream,
 }
 
@@ -77,8 +79,11 @@ impl Slot<'_> {
             |max_tokens| Refusal::ContextOverflow { prompt_tokens: prompt, max_tokens, context_tokens };
         match *goal {
             Goal::Logits => Ok((Work::Logits, prompt)),
-            Goal::Generate { sampling, max_tokens, stops, ignore_stop_tokens } => {
+            Goal::Generate(Generate { sampling, max_tokens, stops, ignore_stop_tokens, logprobs }) => {
                 sampling.check()?;
+                if let Some(found) = logprobs.filter(|found| *found > MOST_LOGPROBS) {
+                    return Err(Refusal::TooManyLogprobs { found, most: MOST_LOGPROBS });
+                }
                 let room = context_tokens - prompt;
                 let (limit, at_limit) = match max_tokens {
                     Some(0) => return Err(Refusal::NothingToGenerate),
@@ -90,7 +95,8 @@ impl Slot<'_> {
                 }
                 let text = TextStream::new(StopFilter::new(stops.iter().copied())?);
                 let rng = Rng::new(sampling.seed);
-                let generation = Generation { sampling, rng, limit, at_limit, ignore_stop_tokens, text };
+                let generation =
+                    Generation { sampling, rng, limit, at_limit, ignore_stop_tokens, logprobs, text };
                 Ok((Work::Generate(generation), prompt + limit))
             }
             Goal::Choose { labels } => {

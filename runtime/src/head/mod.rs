@@ -182,13 +182,18 @@ pub fn bounds(
     screen::bounds(machine, scratch, planes, parts, queries, bounds);
 }
 
-/// The logit of one token for `state`, the first of the [`Workspace::prepare`]d ones: the same bits as [`logits`] gives
-/// it.
-pub fn logit(set: &KernelSet, head: &Head<'_>, work: &mut Workspace<'_>, state: &[f32], token: usize) -> f32 {
+/// The logit of one token for `state`, the [`Workspace::prepare`]d one of this index: the same bits as [`logits`] gives it.
+pub fn logit(
+    set: &KernelSet,
+    head: &Head<'_>,
+    work: &mut Workspace<'_>,
+    (state, index): (&[f32], usize),
+    token: usize,
+) -> f32 {
     match head {
         Head::Dense(head) => dense::logit(set, head, state, token, work.wide),
         Head::Planes(planes) => {
-            let (parts, query) = work.state(planes, 0);
+            let (parts, query) = work.state(planes, index);
             planes.logit(set, parts, query, token)
         }
     }

@@ -1,0 +1,120 @@
+//! The rows of one step: whose they are, and what is wanted of them.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::slot::{Generation, Work};
+use super::{Engine, LOGIT_CHUNK, Phase, Share, Step};
+use crate::head::Head;
+use crate::sampler::Need;
+
+/// A row whose hidden state is wanted, and by whom.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Want {
+    pub(super) row: u32,
+    pub(super) slot: u32,
+    /// [`WANT_LOGITS`], [`WANT_CHOICE`], or the trie node that the row stands for.
+    pub(super) node: u32,
+    /// Of a want for logits or a choice, its row of logits.
+    pub(super) logit_row: u32,
+}
+
+/// A want for logits over the whole vocabulary.
+pub(super) const WANT_LOGITS: u32 = u32::MAX;
+/// A want for a token that can be chosen without all logits.
+pub(super) const WANT_CHOICE: u32 = u32::MAX - 1;
+
+/// What a generating request wants of its last row.
+fn want_of(head: &Head<'_>, generation: &Generation) -> u32 {
+    match head {
+        // Log probabilities are those of the whole distribution.
+        _ if generation.logprobs.is_some() => WANT_LOGITS,
+        Head::Planes(planes) if generation.sampling.need(planes.rows) != Need::All => WANT_CHOICE,
+        _ => WANT_LOGITS,
+    }
+}
+
+/// Rows collected for a step.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub rows: usize,
+    pub branches: usize,
+    pub wants: usize,
+    pub logit_rows: usize,
+    logit_chunk: usize,
+    pub step: Step,
+}
+
+impl Engine<'_> {
+    /// Chooses the rows of the next step: decoding requests first, then prompts and label tries in turn.
+    pub(super) fn collect(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let (slots, turn) = (self.slots.len(), self.turn);
+        for decoding in [true, false] {
+            for index in (0..slots).map(|i| (turn + i) % slots) {
+                if self.slots[index].live.as_ref().is_some_and(|live| live.decoding() == decoding) {
+                    self.collect_rows(index, &mut batch);
+                }
+            }
+        }
+        batch
+    }
+
+    /// Adds what fits of one request.
+    fn collect_rows(&mut self, index: usize, batch: &mut Batch) {
+        let slot = &mut self.slots[index];
+        let Some(mut live) = slot.live.take() else { return };
+        let first = batch.rows;
+        let phase = if live.decoding() { Phase::Decode } else { Phase::Prefill };
+        let logit_rows_before = batch.logit_rows;
+        let mut budget = self.rows.len() - batch.rows;
+        if matches!(live.work, Work::Logits) {
+            budget = budget.min(LOGIT_CHUNK - batch.logit_chunk);
+        }
+        while live.done < live.known && batch.rows - first < budget {
+            let last = live.done + 1 == live.known;
+            let node = match live.work {
+                Work::Logits => Some(WANT_LOGITS),
+                Work::Generate(ref generation) if last => Some(want_of(&self.model.head, generation)),
+                Work::Choose if last => Some(0),
+                _ => None,
+            };
+            if let Some(node) = node {
+                let logit_row = batch.logit_rows as u32;
+                self.wants[batch.wants] =
+                    Want { row: batch.rows as u32, slot: index as u32, node, logit_row };
+                batch.wants += 1;
+                batch.logit_rows += usize::from(node >= WANT_CHOICE);
+                batch.logit_chunk += usize::from(matches!(live.work, Work::Logits));
+            }
+            self.rows[batch.rows] = slot.text_row(index, live.done);
+            batch.rows += 1;
+            live.done += 1;
+        }
+        if matches!(live.work, Work::Choose) && live.done == live.known {
+            for node in slot.trie.rows().skip(live.label_rows_done) {
+                if batch.rows == self.rows.len() {
+                    break;
+                }
+                let row = slot.label_row(index, live.known, node, self.branches, batch.branches);
+                self.wants[batch.wants] =
+                    Want { row: batch.rows as u32, slot: index as u32, node, logit_row: 0 };
+                batch.wants += 1;
+                batch.branches += row.branch_len as usize;
+                self.rows[batch.rows] = row;
+                batch.rows += 1;
+                live.label_rows_done += 1;
+            }
+        }
+        let rows = batch.rows - first;
+        if rows > 0 {
+            let heads = batch.logit_rows - logit_rows_before;
+            let config = &self.model.config;
+            let head_work = heads as u64 * config.vocab as u64 * config.hidden as u64;
+            let work = rows as u64 * config.ternary_weights() + head_work;
+            // One entry a slot at most, so it cannot be full.
+            let _ = batch.step.shares.push(Share { key: live.key, phase, rows, work });
+        }
+        slot.live = Some(live);
+    }
+}
