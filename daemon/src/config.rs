@@ -3,6 +3,7 @@
 //! Every key may be left out. A key that is not known is an error with its line, since a misspelt limit that silently
 //! does nothing is worse than a daemon that does not start.
 
+pub mod http;
 pub mod mqtt;
 pub mod secret;
 
@@ -17,6 +18,7 @@ use tern_runtime::kv_cache::KvType;
 
 use crate::error::{CommandError, Exit};
 use crate::model::{EngineChoice, ModelChoice};
+use http::HttpSection;
 use mqtt::{MqttSection, Watch};
 
 /// Configuration of a daemon.
@@ -35,6 +37,8 @@ pub struct Config {
     pub limits: Limits,
     /// The broker, if there is one.
     pub mqtt: Option<MqttSection>,
+    /// HTTP, if it is spoken.
+    pub http: Option<HttpSection>,
     /// Topics of others whose messages go to a task.
     pub watch: Vec<Watch>,
 }
@@ -326,6 +330,7 @@ impl Config {
             ("limits.stop_ms", stop_ms, 0, hour_ms),
         ];
         in_range(&ranges)?;
+        self.http.as_ref().map_or(Ok(()), HttpSection::check)?;
         match &self.mqtt {
             Some(mqtt) => mqtt.check(&self.watch),
             None if self.watch.is_empty() => Ok(()),

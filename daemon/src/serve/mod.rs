@@ -38,6 +38,7 @@ use crate::model::{ModelChoice, OpenError, Opened, with_engine};
 use crate::tasks::prompt::PromptForm;
 use crate::tasks::{CurrentTasks, TaskFileError, TaskSet};
 use crate::transport::Transport;
+use crate::transport::http::{HttpError, HttpTransport};
 use crate::transport::mqtt::client::Rumqtt;
 use crate::transport::mqtt::{MqttError, MqttTransport};
 use crate::transport::unix::{Claim, SocketError, UnixTransport};
@@ -48,7 +49,7 @@ use state::{Facts, State};
 use worker::Worker;
 
 /// What clients are told while the daemon stops.
-const STOPPING: &str = "the daemon is shutting down; send the request again when it is back";
+pub(crate) const STOPPING: &str = "the daemon is shutting down; send the request again when it is back";
 
 /// The error answer to the request `id`.
 pub(crate) fn refusal(id: Option<String>, reason: Reason, message: impl Into<String>) -> wire::Answer {
@@ -63,6 +64,8 @@ pub enum ServeError {
     Tasks(TaskFileError),
     /// The socket cannot be had.
     Socket(SocketError),
+    /// HTTP cannot be served.
+    Http(HttpError),
     /// The bridge to the broker cannot start.
     Mqtt(MqttError),
     /// The model cannot be used.
@@ -78,6 +81,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Tasks(error) => write!(f, "{error}"),
             ServeError::Socket(error) => write!(f, "{error}"),
+            ServeError::Http(error) => write!(f, "{error}"),
             ServeError::Mqtt(error) => write!(f, "{error}"),
             ServeError::Model(error) => write!(f, "{error}"),
             ServeError::Thread(_) => f.write_str("the system refuses a thread; raise the limit of tasks"),
@@ -94,6 +98,7 @@ impl Error for ServeError {
             // These print their own message above.
             ServeError::Tasks(error) => error.source(),
             ServeError::Socket(error) => error.source(),
+            ServeError::Http(error) => error.source(),
             ServeError::Mqtt(error) => error.source(),
             ServeError::Model(error) => error.source(),
             ServeError::Thread(error) => Some(error),
@@ -107,7 +112,10 @@ impl From<ServeError> for CommandError {
         match error {
             ServeError::Tasks(error) => error.into(),
             ServeError::Model(error) => error.into(),
-            ServeError::Socket(_) => CommandError::from_error(Exit::CannotCreate, &error),
+            ServeError::Http(HttpError::Key(_)) => CommandError::from_error(Exit::NoInput, &error),
+            ServeError::Socket(_) | ServeError::Http(_) => {
+                CommandError::from_error(Exit::CannotCreate, &error)
+            }
             ServeError::Mqtt(MqttError::UnknownTask { .. }) => {
                 CommandError::from_error(Exit::BadInput, &error)
             }
@@ -156,6 +164,10 @@ impl Server {
         let tasks = TaskSet::load(config.tasks.folder.as_deref()).map_err(ServeError::Tasks)?;
         // Before the model: a second daemon must not load one only to find that there is a first.
         let claim = Claim::take(&config.socket.path).map_err(ServeError::Socket)?;
+        // It says that the model is being opened.
+        let http = config.http.as_ref();
+        let http = http.map(|section| HttpTransport::bind(section, config.limits.write_ms));
+        let http = http.transpose().map_err(ServeError::Http)?;
         let queue = Arc::new(Queue::new(config.limits.queue, config.limits.client_queue));
         let origin = Instant::now();
         let meter =
@@ -190,6 +202,10 @@ impl Server {
             transports: Vec::new(),
         };
         handle.transports.push(Box::new(started?));
+        if let Some(http) = http {
+            http.open(Arc::clone(&service));
+            handle.transports.push(Box::new(http));
+        }
         if let Some(section) = &config.mqtt {
             let started = MqttTransport::start(section, &config.watch, Box::new(Rumqtt), service);
             handle.transports.push(Box::new(started.map_err(ServeError::Mqtt)?));

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tern_boards::energy::Totals;
 use tern_protocol::answer::{EnergyTotals, Method, Scope, State as Readiness, Tokens};
@@ -33,6 +33,7 @@ pub struct State {
     /// What does not change.
     pub facts: Facts,
     began: Instant,
+    began_at: SystemTime,
     /// Requests by way and ending.
     pub counters: Counters,
     prompt_tokens: AtomicU64,
@@ -64,6 +65,7 @@ impl State {
         State {
             facts,
             began: Instant::now(),
+            began_at: SystemTime::now(),
             counters: Counters::default(),
             prompt_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
@@ -125,6 +127,11 @@ impl State {
     /// Time since the daemon started.
     pub fn uptime(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// When the daemon started.
+    pub fn began_at(&self) -> SystemTime {
+        self.began_at
     }
 
     /// When a refused client may find room again: after about a quarter of those `waiting` went through, so that not

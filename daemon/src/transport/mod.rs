@@ -1,5 +1,6 @@
 //! How requests come in and answers go out.
 
+pub mod http;
 pub mod lines;
 pub mod mqtt;
 pub mod unix;

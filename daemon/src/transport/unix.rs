@@ -130,6 +130,16 @@ impl Claim {
         }
         Ok(Claim { path: path.to_owned(), _lock: lock })
     }
+
+    /// Removes the socket. Somebody may have removed it, or its whole folder, before us.
+    pub fn remove_socket(&self) {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                log::warn!("cannot remove the socket '{}': {error}", self.path.display());
+            }
+            _ => {}
+        }
+    }
 }
 
 /// A connected client, as the listener knows it.
@@ -217,16 +227,8 @@ impl Transport for UnixTransport {
 impl Drop for UnixTransport {
     fn drop(&mut self) {
         self.stop_accepting();
-        let removed = std::fs::remove_file(&self.claim.path);
-        if let Err(error) = removed.or_else(gone_is_fine) {
-            log::warn!("cannot remove the socket '{}': {error}", self.claim.path.display());
-        }
+        self.claim.remove_socket();
     }
-}
-
-/// Somebody may have removed the socket, or its whole folder, before us.
-fn gone_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// The stream of a client, read and written by two threads.
