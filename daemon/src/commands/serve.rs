@@ -131,6 +131,10 @@ fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
         limits.client_queue,
         limits.text_bytes,
     );
+    if let Some(http) = &config.http {
+        let key = if http.key.is_some() { "with a key" } else { "without a key" };
+        text += &format!("http     {}, {key}, {} connections\n", http.listen, http.connections);
+    }
     if let Some(mqtt) = &config.mqtt {
         text += &format!(
             "mqtt     {} as {}, {}/{}/+/request{}, {} topics watched, outbox in {}\n",
