@@ -22,8 +22,18 @@ pub fn path() -> &'static Path {
         let this = std::env::current_exe().expect("the path of this test");
         let profile = this.ancestors().nth(2).expect("a test lies in PROFILE/deps");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // The whole workspace's features, as `cargo test --workspace` has them: nothing is built twice.
-        cargo.args(["build", "--quiet", "--workspace", "--bin", "tern", "--target-dir"]);
+        // The whole workspace's features, and with a test among the targets those of what tests depend on, as
+        // `cargo test --workspace` has them: nothing is built twice.
+        cargo.args([
+            "build",
+            "--quiet",
+            "--workspace",
+            "--bin",
+            "tern",
+            "--test",
+            test_name(&this),
+            "--target-dir",
+        ]);
         cargo.arg(profile.parent().expect("a profile lies in the target folder"));
         if profile.file_name().is_some_and(|name| name == "release") {
             cargo.arg("--release");
@@ -32,6 +42,12 @@ pub fn path() -> &'static Path {
         assert!(built.success(), "cargo build --bin tern failed");
         profile.join("tern")
     })
+}
+
+/// The name of a test target, from the file that cargo made of it: `NAME-HASH`.
+fn test_name(executable: &Path) -> &str {
+    let stem = executable.file_stem().and_then(|stem| stem.to_str()).expect("cargo names tests in ASCII");
+    stem.rsplit_once('-').map_or(stem, |(name, _)| name)
 }
 
 /// `tern` with arguments, without variables of the caller that would change what it does.
