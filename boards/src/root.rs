@@ -142,7 +142,7 @@ pub enum ReadCause {
 }
 
 impl ReadCause {
-    fn from_io(error: &io::Error) -> ReadCause {
+    pub(crate) fn from_io(error: &io::Error) -> ReadCause {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ReadCause::Missing,
             io::ErrorKind::PermissionDenied => ReadCause::Denied,

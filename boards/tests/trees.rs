@@ -108,11 +108,22 @@ fn pi_4_behind_a_hardened_unit_is_recognised_and_says_what_hides_its_load() {
 }
 
 #[test]
-fn pi_5_chips_that_are_not_power_sensors_are_left_alone() {
+fn pi_5_asks_its_pmic_and_leaves_other_chips_alone() {
     let (machine, meter) = machine("raspberry-pi-5");
     assert!(machine.cpu.features.contains(&"dotprod") && !machine.cpu.features.contains(&"i8mm"));
     assert_eq!(outcome(&machine, "power sensors").0, Outcome::Absent);
+    assert_eq!(outcome(&machine, "PMIC").0, Outcome::Used);
+    let mut meter = meter.unwrap();
+    assert_eq!((meter.method(), meter.scope()), (Method::PmicRailsCorrected, Scope::BoardDc));
+    meter.sample(s(0)).unwrap();
+    let joules = meter.sample(s(1)).unwrap().energy_uj as f64 / 1e6;
+    assert!((joules - 3.441077).abs() < 1e-5, "{joules}");
+    // without the right to ask the firmware, the next best, and a way to grant it
+    let root = Root::new(tree("raspberry-pi-5")).denying("/dev/vcio");
+    let (without, meter) = Machine::with_meter(&root);
     assert_eq!(meter.unwrap().method(), Method::UtilisationTable);
+    let (found, why) = outcome(&without, "PMIC");
+    assert!(found == Outcome::Denied && why.contains("group video"), "{why}");
     // the fan turns, the CPU is not held back
     assert_eq!(machine.thermal.throttled, Some(false));
 }

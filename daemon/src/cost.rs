@@ -128,6 +128,7 @@ pub fn method_in_words(method: Method) -> &'static str {
     match method {
         Method::EnergyCounter => "energy counter",
         Method::HwmonPower => "power sensor",
+        Method::PmicRailsCorrected => "power rails, corrected",
         Method::UtilisationTable => "estimated from the board table",
         Method::Unknown => "no meter",
     }

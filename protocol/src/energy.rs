@@ -54,6 +54,8 @@ pub enum Method {
     UtilisationTable,
     /// There is no meter.
     Unknown,
+    /// Supply rails measured by a power-management chip, corrected to the board's input.
+    PmicRailsCorrected,
 }
 
 /// What joules cover.

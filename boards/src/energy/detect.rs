@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::hwmon::{self, Hwmon};
 use super::meter::{Meter, MeterError, Method, Scope};
+use super::pmic::{self, Pmic};
 use super::powercap::Powercap;
 use super::table::UtilisationTable;
 use crate::profile::Profile;
@@ -43,11 +44,12 @@ pub enum Outcome {
 /// Looks for meters under `root` on the board that `profile` describes.
 ///
 /// Answers the best one, if any, and a finding for each place looked at: energy counters before power sensors,
-/// power sensors before the board table.
+/// power sensors before rails, rails before the board table.
 pub fn detect(root: &Root, profile: &Profile) -> (Option<Box<dyn Meter>>, Vec<MeterFinding>) {
     let mut search = Search { meters: Vec::new(), findings: Vec::new() };
     search.powercap(root);
     search.hwmon(root, profile);
+    search.pmic(root, profile);
     search.table(root, profile);
     search.choose()
 }
@@ -116,6 +118,18 @@ impl Search {
                 Ok(meter) => self.found(&looked_at, why, Box::new(meter)),
                 Err(error) => self.failed(&looked_at, &error),
             }
+        }
+    }
+
+    fn pmic(&mut self, root: &Root, profile: &Profile) {
+        // Only where the profile says so: another board's firmware would answer something else.
+        if !profile.sensors.iter().any(|sensor| sensor.chip == pmic::CHIP) {
+            return;
+        }
+        let looked_at = "PMIC rails through /dev/vcio";
+        match Pmic::open(root) {
+            Ok(meter) => self.found(looked_at, meter.source().to_owned(), Box::new(meter)),
+            Err(error) => self.failed(looked_at, &error),
         }
     }
 

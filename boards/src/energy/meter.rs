@@ -16,6 +16,8 @@ pub enum Method {
     EnergyCounter,
     /// A power sensor read many times and integrated over time.
     HwmonPower,
+    /// The supply rails that a power-management chip measures, corrected to the board's input.
+    PmicRailsCorrected,
     /// Published idle and load power of this board, weighted by CPU utilisation.
     UtilisationTable,
     /// No meter.
@@ -134,6 +136,13 @@ pub enum MeterError {
     },
     /// The sampling thread stopped because the meter panicked under it.
     Stopped,
+}
+
+impl Method {
+    /// Whether readings are of power, which must be taken at a steady rate to give energy; totals need no such care.
+    pub fn is_of_power(self) -> bool {
+        matches!(self, Method::HwmonPower | Method::PmicRailsCorrected)
+    }
 }
 
 impl MeterError {

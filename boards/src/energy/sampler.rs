@@ -1,7 +1,7 @@
 //! Reads a meter at a steady rate in a thread of its own.
 //!
-//! A counter is exact however seldom it is read; power that is integrated is not, so a meter of method
-//! [`HwmonPower`](super::Method::HwmonPower) belongs in a [`Sampler`]. The sampler is a meter itself: its
+//! A counter is exact however seldom it is read; power that is integrated is not, so a meter whose method
+//! [`is_of_power`](super::Method::is_of_power) belongs in a [`Sampler`]. The sampler is a meter itself: its
 //! [`sample`](Meter::sample) takes one more reading at the moment asked for, so that a window ends where it should.
 
 use core::time::Duration;

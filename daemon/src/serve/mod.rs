@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tern_boards::energy::sampler::{PERIOD, Sampler};
-use tern_boards::energy::{Ledger, Meter, Method};
+use tern_boards::energy::{Ledger, Meter};
 use tern_boards::{Machine, Root};
 use tern_protocol::answer::{Answer, Reason};
 
@@ -217,7 +217,7 @@ impl Server {
 
 /// A sensor of power must be read at a steady rate; a counter need not.
 fn steadily_read(meter: Box<dyn Meter>, origin: Instant) -> io::Result<Box<dyn Meter>> {
-    if meter.method() != Method::HwmonPower {
+    if !meter.method().is_of_power() {
         return Ok(meter);
     }
     Ok(Box::new(Sampler::spawn(meter, PERIOD, origin)?))

@@ -51,6 +51,7 @@ pub fn method(method: boards::Method) -> wire::Method {
     match method {
         boards::Method::EnergyCounter => wire::Method::EnergyCounter,
         boards::Method::HwmonPower => wire::Method::HwmonPower,
+        boards::Method::PmicRailsCorrected => wire::Method::PmicRailsCorrected,
         boards::Method::UtilisationTable => wire::Method::UtilisationTable,
         // One that the wire has no name for yet.
         _ => wire::Method::Unknown,
