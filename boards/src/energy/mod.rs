@@ -17,6 +17,7 @@ pub mod hwmon;
 pub mod ledger;
 mod mailbox;
 mod meter;
+pub mod model;
 pub mod pmic;
 pub mod powercap;
 pub mod report;
