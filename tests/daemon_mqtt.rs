@@ -8,48 +8,12 @@ use serde_json::json;
 use tern_tests::broker::Broker;
 use tern_tests::daemon::Daemon;
 use tern_tests::fill::Random;
+use tern_tests::mqtt_daemon::{Answers, SHORT, asking, severity, slow_model, start, start_in, topic};
 use tern_tests::mqtt_peer::{Note, PATIENCE, Peer};
-
-const SHORT: Duration = Duration::from_millis(700);
-
-/// A daemon called `device` at `broker`, once it is online there. Its outbox is in its own folder.
-fn start(broker: &Broker, device: &str, more: &str) -> Daemon {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    start_in(folder, broker, device, more)
-}
-
-fn start_in(folder: tempfile::TempDir, broker: &Broker, device: &str, more: &str) -> Daemon {
-    let mut peer = broker.peer(&format!("watch-{device}"));
-    let status = format!("tern/{device}/status");
-    peer.subscribe(&status);
-    let config = broker.config(device, &folder.path().join("state"));
-    let daemon = Daemon::start_in(folder, &format!("{config}{more}"));
-    // Retained ones are of an earlier life.
-    peer.receive_where(|note| !note.retain && note.json()["state"] == "online");
-    daemon
-}
 
 /// A daemon whose answers take long: it talks until its context is full.
 fn start_slow(broker: &Broker, device: &str) -> Daemon {
-    let model = format!(
-        "[model]\npath = '{}'\nthreads = 1\nkernels = 'scalar-t2i8'\nslots = 1\n",
-        tern_tests::daemon::TALKER
-    );
-    start(broker, device, &model)
-}
-
-fn topic(device: &str, task: &str) -> String {
-    format!("tern/{device}/{task}/request")
-}
-
-fn severity(correlation: &str, text: &str) -> Note {
-    Note::request(&topic("pi", "log-severity"), text, "me/answers", correlation)
-}
-
-fn asking(broker: &Broker) -> Peer {
-    let mut peer = broker.peer("me");
-    peer.subscribe("me/answers");
-    peer
+    start(broker, device, &slow_model())
 }
 
 #[test]
@@ -345,18 +309,8 @@ fn a_daemon_killed_again_and_again_answers_everything_and_never_differently() {
     let mut below = seeds(0x5EED);
     let texts =
         ["fan stopped", "link up", "usb 1-1: reset", "EXT4-fs error", "out of memory: killed process"];
-    let mut answers: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let (mut asked, mut again, mut kills) = (0, 0, 0);
-    let mut note = |answers: &mut BTreeMap<String, Vec<u8>>, answer: Note| {
-        assert_eq!(answer.property("status"), Some("200"), "{answer:?}");
-        match answers.get(&answer.name()) {
-            None => drop(answers.insert(answer.name(), answer.payload)),
-            Some(first) => {
-                assert_eq!(*first, answer.payload, "answered differently twice");
-                again += 1;
-            }
-        }
-    };
+    let mut answers = Answers::default();
+    let (mut asked, mut kills) = (0, 0);
     let began = Instant::now();
     while kills < most && began.elapsed() < time {
         for _ in 0..=below(6) {
@@ -366,7 +320,7 @@ fn a_daemon_killed_again_and_again_answers_everything_and_never_differently() {
         // At some answer, or at some moment.
         if below(2) == 0 {
             if let Some(answer) = me.next(Duration::from_millis(50)) {
-                note(&mut answers, answer);
+                answers.note(answer);
             }
         } else {
             std::thread::sleep(Duration::from_micros(below(12_000)));
@@ -378,17 +332,9 @@ fn a_daemon_killed_again_and_again_answers_everything_and_never_differently() {
         // Often it does not even get to the broker.
         std::thread::sleep(Duration::from_millis(below(60)));
     }
-    let until = Instant::now() + PATIENCE;
-    while answers.len() < asked && Instant::now() < until {
-        if let Some(answer) = me.next(SHORT) {
-            note(&mut answers, answer);
-        }
-    }
-    while let Some(answer) = me.next(SHORT) {
-        note(&mut answers, answer);
-    }
-    println!("{kills} kills, {asked} requests, {} answered, {again} answers came again", answers.len());
-    assert_eq!(answers.len(), asked, "requests were lost");
+    answers.wait(&mut me, asked);
+    answers.drain(&mut me);
+    println!("{kills} kills, {asked} requests, {} answered, {} came again", answers.count(), answers.again());
     assert!(kills >= 20, "only {kills} kills in {time:?}");
 }
 
@@ -407,6 +353,14 @@ fn three_devices_share_the_work_and_two_may_fall() {
     let mut devices = BTreeSet::new();
     for number in 0..60 {
         me.publish(&any(number));
+        if number == 19 {
+            // All of them are at work before any falls.
+            while devices.len() < 3 {
+                let answer = me.receive();
+                devices.insert(answer.property("device").expect("a name").to_owned());
+                answers.insert(answer.name(), answer);
+            }
+        }
         match number {
             // One stalls, one dies; the broker goes on giving both their share for a while.
             20 => daemons[1].signal("STOP"),
@@ -429,7 +383,7 @@ fn three_devices_share_the_work_and_two_may_fall() {
             me.publish(&any(number));
         }
     }
-    assert!(devices.len() >= 2, "{devices:?}");
+    assert_eq!(devices.len(), 3, "{devices:?}");
 }
 
 #[test]
@@ -438,7 +392,7 @@ fn a_long_queue_is_worked_off_with_little_memory() {
     let daemon = start(&broker, "pi", "");
     let folder = daemon.kill();
     let mut me = asking(&broker);
-    let count = 2000;
+    let count = 10_000;
     for number in 0..count {
         me.publish(&severity(&format!("r{number}"), "fan stopped"));
     }

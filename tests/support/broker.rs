@@ -88,10 +88,14 @@ impl Broker {
 
     /// A configuration of the daemon that uses it, with the outbox in `state`.
     pub fn config(&self, device: &str, state: &Path) -> String {
+        self.config_through(self.port, device, state)
+    }
+
+    /// As [`config`](Self::config), with the daemon connecting to another port: that of a proxy.
+    pub fn config_through(&self, port: u16, device: &str, state: &Path) -> String {
         format!(
-            "[mqtt]\nbroker = 'mqtt://127.0.0.1:{}'\ndevice = '{device}'\nstate_folder = '{}'\nreconnect_ms = 20\n\
-             reconnect_most_ms = 200\nkeep_alive_s = 5\n",
-            self.port,
+            "[mqtt]\nbroker = 'mqtt://127.0.0.1:{port}'\ndevice = '{device}'\nstate_folder = '{}'\n\
+             reconnect_ms = 20\nreconnect_most_ms = 200\nkeep_alive_s = 5\n",
             state.display()
         )
     }

@@ -5,6 +5,8 @@
 //! | [`binary`] | the program `tern` as a user runs it |
 //! | [`broker`], [`mqtt_peer`] | the broker mosquitto, and clients of it that share no code with the daemon |
 //! | [`daemon`] | a running daemon, and clients that send it any bytes |
+//! | [`mqtt_daemon`] | a daemon at a broker, and a record of its answers |
+//! | [`fault_proxy`] | a network that fails on purpose, between the two |
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
 //! | [`model`] | opening a model and asking the engine |
@@ -14,8 +16,10 @@
 pub mod binary;
 pub mod broker;
 pub mod daemon;
+pub mod fault_proxy;
 pub mod fill;
 pub mod model;
+pub mod mqtt_daemon;
 pub mod mqtt_peer;
 pub mod npy;
 pub mod product;
