@@ -160,6 +160,8 @@ pub struct Limits {
     pub line_ms: u64,
     /// Bytes of the text of a request.
     pub text_bytes: usize,
+    /// Texts longer than the context that are worked on at once.
+    pub long_texts: usize,
     /// Bytes of answers that may wait for a client that does not read them.
     pub unread_bytes: usize,
     /// Time a client may take to accept bytes that are sent to it.
@@ -179,6 +181,7 @@ impl Default for Limits {
             line_bytes: tern_protocol::limits::LINE_BYTES,
             line_ms: 30_000,
             text_bytes: 64 << 10,
+            long_texts: 8,
             unread_bytes: 256 << 10,
             write_ms: 30_000,
             deadline_ms: None,
@@ -310,6 +313,7 @@ impl Config {
             line_bytes,
             line_ms,
             text_bytes,
+            long_texts,
             unread_bytes,
             write_ms,
             deadline_ms,
@@ -324,6 +328,7 @@ impl Config {
             ("limits.line_bytes", line_bytes as u64, 256, tern_protocol::limits::LINE_BYTES as u64),
             ("limits.line_ms", line_ms, 1, hour_ms),
             ("limits.text_bytes", text_bytes as u64, 1, tern_protocol::limits::LINE_BYTES as u64),
+            ("limits.long_texts", long_texts as u64, 1, 256),
             ("limits.unread_bytes", unread_bytes as u64, 4096, 1 << 30),
             ("limits.write_ms", write_ms, 1, hour_ms),
             ("limits.deadline_ms", u64::from(deadline_ms.unwrap_or(1)), 1, hour_ms),

@@ -321,6 +321,8 @@ pub enum Finish {
     MaxTokens,
     /// The context is full.
     ContextFull,
+    /// The tokens that a long text may cost are spent; this is how far its parts came.
+    Budget,
 }
 
 /// A request was cancelled as asked.

@@ -150,10 +150,16 @@ pub struct Ask<F: Storage> {
     pub sampling: Option<Sampling<F>>,
     /// The JSON schema of what an `extract` gives.
     pub schema: Option<Json<F>>,
+    /// What a `text` task does with a text that is longer than the context; without it such a text is refused.
+    pub long: Option<Long>,
+    /// What to do with the answers to the parts of a long text; `instructions` where it is not given.
+    pub reduce_instructions: Option<F::Text>,
 }
 
 serialize_present!(Ask {
-    kind; name, instructions, template, labels, threshold, min, max, example, limits, sampling, schema
+    kind;
+    name, instructions, template, labels, threshold, min, max, example, limits, sampling, schema, long,
+    reduce_instructions
 });
 
 impl<F: Storage> Ask<F> {
@@ -172,8 +178,18 @@ impl<F: Storage> Ask<F> {
             limits: None,
             sampling: None,
             schema: None,
+            long: None,
+            reduce_instructions: None,
         }
     }
+}
+
+/// What to do with a text that is longer than the context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Long {
+    /// Answer each part, then the answers, until one is left.
+    MapReduce,
 }
 
 /// The kind of answer a task gives.
@@ -212,6 +228,8 @@ pub struct Limits {
     pub max_tokens: Option<u32>,
     /// Deadline of a request that gives none.
     pub deadline_ms: Option<u32>,
+    /// Tokens that one long text may cost: prompts and answers of all its parts together.
+    pub long_tokens: Option<u32>,
 }
 
 /// How tokens are chosen; what is not given is greedy and plain.

@@ -14,7 +14,7 @@ pub enum Way {
     Mqtt,
     /// HTTP.
     Http,
-    /// The daemon asked itself, as a part of something larger.
+    /// The daemon asked itself, as a part of something larger, which is counted too.
     Own,
 }
 
@@ -111,9 +111,10 @@ impl Counters {
         self.endings[way as usize][ending as usize].load(Ordering::Relaxed)
     }
 
-    /// Requests of all ways.
+    /// Requests that came from outside.
     pub fn requests(&self) -> Requests {
-        let all = |ending| Way::ALL.into_iter().map(|way| self.ended(way, ending)).sum();
+        let outside = || Way::ALL.into_iter().filter(|way| *way != Way::Own);
+        let all = |ending| outside().map(|way| self.ended(way, ending)).sum();
         Requests {
             answered: all(Ending::Answered),
             refused: all(Ending::Refused),
@@ -150,7 +151,7 @@ mod tests {
             counters.count(way, Ending::Expired);
         }
         assert_eq!(counters.ended(Way::Http, Ending::Answered), 2);
-        let all = Requests { answered: 6, refused: 0, expired: 4, cancelled: 0 };
+        let all = Requests { answered: 3, refused: 0, expired: 3, cancelled: 0 };
         assert_eq!(counters.requests(), all);
     }
 

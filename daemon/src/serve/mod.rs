@@ -8,6 +8,7 @@
 //! client.
 
 pub mod counters;
+pub mod long;
 pub mod queue;
 pub mod report;
 pub mod requester;
@@ -43,6 +44,7 @@ use crate::transport::mqtt::client::Rumqtt;
 use crate::transport::mqtt::{MqttError, MqttTransport};
 use crate::transport::unix::{Claim, SocketError, UnixTransport};
 use crate::wire::{self, Failure};
+use long::{LongTexts, Surroundings};
 use queue::Queue;
 use service::Service;
 use state::{Facts, State};
@@ -135,7 +137,7 @@ pub struct Server;
 /// What the engine's thread says once it is ready.
 struct Ready {
     opened: Opened,
-    form: PromptForm,
+    form: Arc<PromptForm>,
     slots: usize,
 }
 
@@ -172,7 +174,8 @@ impl Server {
         let origin = Instant::now();
         let meter =
             meter.map(|meter| steadily_read(meter, origin)).transpose().map_err(ServeError::Thread)?;
-        let (engine, ready) = start_engine(config.model_choice(model), meter, &queue, origin)?;
+        let (engine, ready) =
+            start_engine(config.model_choice(model), meter, &queue, config.limits.long_texts, origin)?;
         let Ready { opened, form, slots } = ready;
         let facts = Facts {
             model: opened.title().to_owned(),
@@ -239,6 +242,7 @@ fn start_engine(
     model: ModelChoice,
     meter: Option<Box<dyn Meter>>,
     queue: &Arc<Queue>,
+    long_texts: usize,
     origin: Instant,
 ) -> Result<(EngineThread, Ready), ServeError> {
     let queue = Arc::clone(queue);
@@ -249,14 +253,23 @@ fn start_engine(
         .spawn(move || {
             let tell_failure = tell.clone();
             let outcome = with_engine(&model, |engine, opened| {
-                let form = PromptForm::of(engine.tokenizer());
-                let ready = Ready { opened: opened.clone(), form, slots: engine.options().slots };
+                let form = Arc::new(PromptForm::of(engine.tokenizer()));
+                let options = *engine.options();
+                let ready = Ready { opened: opened.clone(), form: Arc::clone(&form), slots: options.slots };
                 // The other side waits for this, and then sends or drops its end: either way nothing blocks.
                 if tell.send(Ok(ready)).is_ok()
                     && let Ok(state) = gone.recv()
                 {
                     let ledger = Ledger::new(meter, origin.elapsed());
-                    Worker::new(engine, &queue, &state, ledger, origin).run();
+                    let around = Surroundings {
+                        queue: Arc::clone(&queue),
+                        state: Arc::clone(&state),
+                        form,
+                        context_tokens: options.context_tokens,
+                        prompt_bytes: options.prompt_bytes,
+                    };
+                    let long = LongTexts::new(around, long_texts);
+                    Worker::new(engine, &queue, &state, long, ledger, origin).run();
                 }
             });
             if let Err(error) = outcome {

@@ -20,6 +20,8 @@ pub struct Job {
     pub prompt: Prompt,
     /// What is wanted of it.
     pub goal: JobGoal,
+    /// The text in the prompt, if its task works in parts on one that does not fit.
+    pub text: Option<String>,
     /// Whether text is sent as it appears.
     pub stream: bool,
     /// When it came.
@@ -106,6 +108,8 @@ struct State {
     waiting: usize,
     notices: VecDeque<Notice>,
     stop_by: Option<Instant>,
+    /// The engine's thread has ended.
+    closed: bool,
 }
 
 impl Queue {
@@ -132,7 +136,7 @@ impl Queue {
             let waiting = state.waiting;
             return Err((job, PushError::Full { waiting }));
         }
-        let client = job.session.id();
+        let client = job.session.turn();
         match state.turns.iter_mut().find(|(id, _)| *id == client) {
             Some((_, jobs)) if jobs.len() >= self.client_capacity => {
                 let waiting = jobs.len();
@@ -162,7 +166,7 @@ impl Queue {
     pub fn put_back(&self, job: Box<Job>) {
         let mut state = self.state();
         state.waiting += 1;
-        let client = job.session.id();
+        let client = job.session.turn();
         let mut jobs = match state.turns.iter().position(|(id, _)| *id == client) {
             Some(at) => state.turns.remove(at).map(|(_, jobs)| jobs).unwrap_or_default(),
             None => VecDeque::new(),
@@ -199,10 +203,22 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Tells the engine's thread something.
+    /// Tells the engine's thread something; nothing once that has ended.
     pub fn notify(&self, notice: Notice) {
-        self.state().notices.push_back(notice);
+        let mut state = self.state();
+        if !state.closed {
+            state.notices.push_back(notice);
+        }
         self.changed.notify_all();
+    }
+
+    /// The engine's thread ends: what it was not told yet is dropped, and so is what comes.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let untold = std::mem::take(&mut state.notices);
+        drop(state);
+        drop(untold);
     }
 
     /// What the engine's thread has not been told yet.
@@ -249,6 +265,7 @@ mod tests {
                 stops: vec![],
                 max_tokens: None,
             }),
+            text: None,
             stream: false,
             queued_at: Instant::now(),
             deadline: None,

@@ -23,6 +23,11 @@ pub trait Requester: Debug + Send + Sync {
         Way::Socket
     }
 
+    /// Whose turn in the queue its requests take.
+    fn turn(&self) -> ClientId {
+        self.id()
+    }
+
     /// Begins a request.
     ///
     /// # Errors

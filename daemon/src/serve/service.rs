@@ -29,7 +29,7 @@ pub struct Service {
     /// Tasks by name, which a reload replaces.
     pub current_tasks: CurrentTasks,
     /// How prompts are laid out for the model.
-    pub form: PromptForm,
+    pub form: Arc<PromptForm>,
     /// How much may be asked for.
     pub limits: Limits,
     /// Number of the last requester.
@@ -61,6 +61,7 @@ struct OnlyId {
 struct Asked {
     prompt: Prompt,
     goal: JobGoal,
+    text: Option<String>,
     deadline_ms: Option<u32>,
 }
 
@@ -173,9 +174,9 @@ impl Service {
                     let names: Vec<_> = tasks.names().collect();
                     refused(Reason::UnknownTask, format!("no task {name:?}; there are {}", names.join(", ")))
                 })?;
-                self.on_task(Arc::clone(task), &text)?
+                self.on_task(Arc::clone(task), text)?
             }
-            Work::Ask(ask) => self.on_task(Arc::new(Task::new(ask.clone()).map_err(bad)?), &text)?,
+            Work::Ask(ask) => self.on_task(Arc::new(Task::new(ask.clone()).map_err(bad)?), text)?,
             Work::Generate(generate) => {
                 self.check_size(generate.prompt.len(), "the prompt", self.limits.text_bytes)?;
                 let prompt = self.form.plain(&generate.prompt);
@@ -203,11 +204,12 @@ impl Service {
         Err(refused(Reason::TooLarge, message))
     }
 
-    fn on_task(&self, task: Arc<Task>, text: &str) -> Result<Asked, Refused> {
+    fn on_task(&self, task: Arc<Task>, text: String) -> Result<Asked, Refused> {
         let most = task.text_bytes.map_or(self.limits.text_bytes, |own| own.min(self.limits.text_bytes));
         self.check_size(text.len(), "the text", most)?;
-        let prompt = self.form.task(&task, text);
-        Ok(Asked { prompt, deadline_ms: task.deadline_ms, goal: JobGoal::Task(task) })
+        let prompt = self.form.task(&task, &text);
+        let text = task.long.is_some().then_some(text);
+        Ok(Asked { prompt, deadline_ms: task.deadline_ms, goal: JobGoal::Task(task), text })
     }
 
     fn conversation(&self, chat: &wire::Chat) -> Result<Prompt, Refused> {
@@ -240,6 +242,7 @@ impl Service {
             id: request.id,
             prompt: asked.prompt,
             goal: asked.goal,
+            text: asked.text,
             stream: request.stream,
             queued_at,
             deadline: given.map(|given| (queued_at + given, given)),
@@ -272,5 +275,5 @@ fn on_text(
     let (sampling, stops) = sampling(wanted).map_err(bad)?;
     let max_tokens = max_tokens.map(|tokens| tokens as usize);
     let goal = JobGoal::Text(Answering::Text { sampling, stops, max_tokens });
-    Ok(Asked { prompt, goal, deadline_ms: None })
+    Ok(Asked { prompt, goal, text: None, deadline_ms: None })
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::tasks::prompt::Prompt;
 use tern_runtime::tokenizer::{EncodeError, Special, StreamDecoder, Tokenizer};
 
 /// A token of a text.
@@ -25,6 +26,8 @@ pub enum Wanted {
     },
     /// The text of tokens.
     Text(Vec<u32>),
+    /// How many tokens prompts have.
+    Lengths(Vec<Prompt>),
 }
 
 /// What came of it.
@@ -34,6 +37,8 @@ pub enum Found {
     Tokens(Vec<Piece>),
     /// A text; what is no character is U+FFFD.
     Text(String),
+    /// Numbers of tokens, in the order of the prompts.
+    Lengths(Vec<usize>),
     /// A number that no token has.
     NoToken {
         /// The number.
@@ -63,6 +68,11 @@ impl Tokenizing {
         (self.then)(match self.wanted {
             Wanted::Tokens { text, begin } => Found::Tokens(tokens(tokenizer, &text, begin)),
             Wanted::Text(ids) => text(tokenizer, &ids),
+            Wanted::Lengths(prompts) => {
+                let mut scratch = Vec::new();
+                let length = |prompt: &Prompt| prompt.tokens(tokenizer, &mut scratch);
+                Found::Lengths(prompts.iter().map(length).collect())
+            }
         });
     }
 }

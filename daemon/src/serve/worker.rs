@@ -9,6 +9,7 @@ use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason, Toke
 use tern_runtime::engine::{self, Engine, Event, Generate, Goal, Refusal, Request, Usage};
 
 use super::counters::Ending;
+use super::long::LongTexts;
 use super::queue::{Job, Notice, Queue};
 use super::refusal;
 use super::report::{self, Times};
@@ -29,6 +30,8 @@ pub struct Worker<'w, 'e> {
     engine: &'w mut Engine<'e>,
     queue: &'w Queue,
     state: &'w State,
+    /// Texts that are worked on in parts.
+    long: LongTexts,
     ledger: Ledger,
     /// Zero of the ledger's clock.
     origin: Instant,
@@ -121,6 +124,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         engine: &'w mut Engine<'e>,
         queue: &'w Queue,
         state: &'w State,
+        long: LongTexts,
         ledger: Ledger,
         origin: Instant,
     ) -> Self {
@@ -128,6 +132,7 @@ impl<'w, 'e> Worker<'w, 'e> {
             engine,
             queue,
             state,
+            long,
             ledger,
             origin,
             watchdog: Watchdog::of_service(),
@@ -146,8 +151,8 @@ impl<'w, 'e> Worker<'w, 'e> {
                     Notice::Gone(client) => self.drop_client(client),
                     Notice::Tokenize(tokenizing) => tokenizing.run(self.engine.tokenizer()),
                     Notice::Cancel { session, by, target } => {
-                        let cancelled =
-                            self.cancel(|job| job.session.id() == session.id() && job.id == target);
+                        let cancelled = self.long.cancel(session.id(), &target)
+                            || self.cancel(|job| job.session.id() == session.id() && job.id == target);
                         session.send(&match cancelled {
                             true => Answer::Cancelled(Cancelled { id: by, cancel: target }),
                             false => unknown_request(by, &target),
@@ -175,6 +180,7 @@ impl<'w, 'e> Worker<'w, 'e> {
                 self.queue.wait(self.watchdog.longest_sleep().min(TICK));
             }
         }
+        self.queue.close();
         self.ledger.tick(self.origin.elapsed());
         self.state.set_energy(&self.ledger);
     }
@@ -187,6 +193,11 @@ impl<'w, 'e> Worker<'w, 'e> {
             match submit(self.engine, key, &job) {
                 // The engine has memory again when something that runs has ended.
                 Err(Refusal::Busy { .. }) if !self.live.is_empty() => return self.queue.put_back(job),
+                Err(Refusal::ContextOverflow { .. } | Refusal::PromptTooLong { .. })
+                    if job.text.is_some() =>
+                {
+                    self.long.begin(job);
+                }
                 Err(refused) => {
                     log::debug!("client {}: request refused: {refused}", job.session.id());
                     self.state.count(job.session.way(), Ending::Refused);
@@ -344,6 +355,7 @@ impl<'w, 'e> Worker<'w, 'e> {
     /// Forgets the requests of a client that is gone.
     fn drop_client(&mut self, client: u64) {
         let theirs = |job: &Job| job.session.id() == client;
+        self.long.gone(client);
         let mut gone = self.queue.remove(theirs);
         gone.extend(self.take_live(theirs).into_iter().map(|live| live.job));
         for job in &gone {

@@ -11,4 +11,4 @@ mod task;
 
 pub use current::CurrentTasks;
 pub use set::{TaskFileError, TaskSet};
-pub use task::{Answering, Task, TaskError, sampling};
+pub use task::{Answering, LongForm, Task, TaskError, sampling};

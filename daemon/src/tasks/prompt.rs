@@ -6,7 +6,7 @@
 
 use tern_protocol::request::Role;
 use tern_runtime::engine::Piece;
-use tern_runtime::tokenizer::{ChatError, ChatForm, Role as Speaker, Tokenizer};
+use tern_runtime::tokenizer::{ChatError, ChatForm, EncodeError, Role as Speaker, Special, Tokenizer};
 
 use super::Task;
 use crate::wire::Message;
@@ -31,6 +31,38 @@ impl Prompt {
             Part::Text(text) => Piece::Text(text),
         };
         self.parts.iter().map(piece).collect()
+    }
+
+    /// How many tokens it has, just as the engine counts them; `scratch` is for the tokenizer and grows as needed.
+    pub fn tokens(&self, tokenizer: &Tokenizer<'_>, scratch: &mut Vec<u32>) -> usize {
+        let mut count = |text: &str| loop {
+            match tokenizer.encode(text, Special::Plain, scratch, &mut []) {
+                Ok(tokens) => return tokens,
+                Err(EncodeError::TooLong { needed_tokens, .. }) => return needed_tokens,
+                Err(EncodeError::ScratchTooSmall { needed_words, .. }) => scratch.resize(needed_words, 0),
+                // More than its bytes they cannot be.
+                Err(_) => return text.len(),
+            }
+        };
+        let tokens = |part: &Part| match part {
+            Part::Token(_) => 1,
+            Part::Text(text) => count(text),
+        };
+        self.parts.iter().map(tokens).sum()
+    }
+
+    /// Bytes of its longest text.
+    pub fn longest_text_bytes(&self) -> usize {
+        let bytes = |part: &Part| match part {
+            Part::Token(_) => 0,
+            Part::Text(text) => text.len(),
+        };
+        self.parts.iter().map(bytes).max().unwrap_or(0)
+    }
+
+    /// A text alone, to be measured.
+    pub fn piece(text: &str) -> Prompt {
+        Prompt { parts: vec![Part::Text(text.to_owned())] }
     }
 
     fn token(&mut self, id: u32) {
@@ -65,6 +97,12 @@ impl PromptForm {
             chat: tokenizer.chat_form(),
             markers: ids.map(|id| (tokenizer.token_text(id).to_owned(), id)).collect(),
         }
+    }
+
+    /// A form without any marker, for tests of what only counts prompts.
+    #[cfg(test)]
+    pub fn bare() -> Self {
+        PromptForm { begin: None, chat: Err(ChatError::NoTemplate), markers: Vec::new() }
     }
 
     fn begin(&self) -> Prompt {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use tern_protocol::limits::SCORE_STEPS;
-use tern_protocol::request::{Kind, Limits};
+use tern_protocol::request::{Kind, Limits, Long};
 use tern_runtime::sampler::{Sampling, SamplingError};
 
 use super::answer::Reading;
@@ -30,7 +30,21 @@ pub struct Task {
     pub deadline_ms: Option<u32>,
     /// What comes out.
     pub answering: Answering,
+    /// How a text longer than the context is worked on; `None` if it is refused.
+    pub long: Option<LongForm>,
 }
+
+/// How a task works on a text longer than the context: in parts, and then on what came of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LongForm {
+    /// Tokens that one text may cost.
+    pub most_tokens: u64,
+    /// What to do with the answers to the parts, if not the same.
+    pub reduce_instructions: Option<String>,
+}
+
+/// Tokens that one long text may cost where the task does not say: enough for `limits.text_bytes` of prose.
+const LONG_TOKENS: u32 = 65_536;
 
 /// What comes out of a task.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +86,11 @@ pub enum TaskError {
         field: &'static str,
         /// The kind of task.
         kind: &'static str,
+    },
+    /// A field that has no use without `long`.
+    NotLong {
+        /// The field.
+        field: &'static str,
     },
     /// Fewer than two labels.
     TooFewLabels {
@@ -126,6 +145,9 @@ impl fmt::Display for TaskError {
             TaskError::Missing { field, kind } => write!(f, "a {kind} task needs {field}"),
             TaskError::Unused { field, kind } => {
                 write!(f, "a {kind} task has no use for {field}; leave it out or change kind")
+            }
+            TaskError::NotLong { field } => {
+                write!(f, "{field} has no use without long; say long = \"map_reduce\" or leave it out")
             }
             TaskError::TooFewLabels { found } => {
                 write!(f, "labels has {found} entries; a choice needs at least 2")
@@ -236,6 +258,10 @@ impl Task {
         {
             return Err(TaskError::ExampleAnswer { index, answer: examples[index].1.clone() });
         }
+        let long = ask.long.map(|Long::MapReduce| LongForm {
+            most_tokens: u64::from(limits.long_tokens.unwrap_or(LONG_TOKENS)),
+            reduce_instructions: ask.reduce_instructions,
+        });
         Ok(Task {
             name: ask.name,
             instructions,
@@ -244,6 +270,7 @@ impl Task {
             text_bytes: limits.text_bytes.map(|bytes| bytes as usize),
             deadline_ms: limits.deadline_ms,
             answering,
+            long,
         })
     }
 
@@ -283,6 +310,16 @@ fn kind_name(kind: Kind) -> &'static str {
 /// A field that would have no effect was meant to have one.
 fn refuse_unused(ask: &Ask, limits: Limits, kind: &'static str) -> Result<(), TaskError> {
     let is_text = matches!(ask.kind, Kind::Text | Kind::Extract);
+    let is_long = ask.long.is_some();
+    if ask.kind == Kind::Text && !is_long {
+        let alone = [
+            ("reduce_instructions", ask.reduce_instructions.is_some()),
+            ("limits.long_tokens", limits.long_tokens.is_some()),
+        ];
+        if let Some((field, _)) = alone.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(TaskError::NotLong { field });
+        }
+    }
     let unused = [
         ("labels", ask.labels.is_some() && ask.kind != Kind::Choice),
         ("min", ask.min.is_some() && ask.kind != Kind::Score),
@@ -291,6 +328,9 @@ fn refuse_unused(ask: &Ask, limits: Limits, kind: &'static str) -> Result<(), Ta
         ("threshold", ask.threshold.is_some() && is_text),
         ("sampling", ask.sampling.is_some() && !is_text),
         ("limits.max_tokens", limits.max_tokens.is_some() && !is_text),
+        ("long", is_long && ask.kind != Kind::Text),
+        ("reduce_instructions", ask.reduce_instructions.is_some() && ask.kind != Kind::Text),
+        ("limits.long_tokens", limits.long_tokens.is_some() && ask.kind != Kind::Text),
     ];
     match unused.into_iter().find(|(_, unused)| *unused) {
         Some((field, _)) => Err(TaskError::Unused { field, kind }),
@@ -355,6 +395,10 @@ mod tests {
             ("kind = 'text'\ninstructions = 'x'\n[sampling]\ntop_p = 2.0", "top_p is 2"),
             ("kind = 'text'\ninstructions = 'x'\n[limits]\nmax_tokens = 0", "max_tokens is 0"),
             ("kind = 'yes_no'\ninstructions = 'x'\n[[example]]\ntext = 'a'\nanswer = 'maybe'", "\"maybe\""),
+            ("kind = 'text'\ninstructions = 'x'\nreduce_instructions = 'y'", "without long"),
+            ("kind = 'text'\ninstructions = 'x'\n[limits]\nlong_tokens = 9", "without long"),
+            ("kind = 'yes_no'\ninstructions = 'x'\nlong = 'map_reduce'", "no use for long"),
+            ("kind = 'text'\ninstructions = 'x'\nlong = 'cut'", "unknown variant `cut`"),
             ("kind = 'poem'", "unknown variant `poem`"),
             ("kind = 'text'\nintsructions = 'x'", "unknown field `intsructions`"),
         ];
