@@ -76,6 +76,29 @@ fn every_answer_says_what_it_cost() {
 }
 
 #[test]
+fn a_long_text_costs_what_its_parts_cost() {
+    let (_folder, server) = start(Some(FakeMeter::steady(5_000_000)));
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    let text = "The pump of line 4 has failed. ".repeat(60);
+    let request = Request::task(client.new_id(), "summarize", text);
+    let Answer::Text(answer) = client.ask(&request, |_| Ok(())).expect("it answers") else {
+        panic!("text was asked for")
+    };
+    let status = status(&mut client);
+    let (usage, tokens) = (answer.usage, status.tokens);
+    assert!(usage.prompt_tokens > 400, "{usage:?}");
+    let all = (u64::from(usage.prompt_tokens), u64::from(usage.generated_tokens));
+    assert_eq!((all, status.requests.answered), ((tokens.prompt, tokens.generated), 1));
+    let totals = status.energy.expect("there is a meter");
+    let joules = answer.energy.joules.expect("it was measured");
+    assert!((totals.requests_joules - joules).abs() < 1e-9, "{joules} of {totals:?}");
+    let of_tokens =
+        answer.energy.joules_per_token.expect("it has tokens") * f64::from(usage.generated_tokens);
+    assert!((answer.energy.decode_joules.expect("it decoded") - of_tokens).abs() < 1e-9);
+    server.stop();
+}
+
+#[test]
 fn energy_without_a_meter_or_with_a_broken_one_is_unknown() {
     let (_folder, server) = start(None);
     let mut client = Client::connect(server.socket()).expect("it listens");
