@@ -1,8 +1,6 @@
-//! The daemon as `docs/wire.md` describes it, with the bundled model; and as a service manager sees it.
+//! The daemon as `docs/wire.md` describes it, with the bundled model.
 
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tern_tests::daemon::{Daemon, Peer};
@@ -199,37 +197,4 @@ fn the_socket_lets_in_whom_the_configuration_says() {
     };
     assert_eq!(mode(&Daemon::talker("")), 0o660);
     assert_eq!(mode(&Daemon::talker("socket.mode = 0o600")), 0o600);
-}
-
-#[test]
-fn the_service_manager_hears_of_start_life_and_end() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let place = folder.path().join("notify");
-    let manager = UnixDatagram::bind(&place).expect("a socket");
-    manager.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
-    let hear = |wanted: &str| {
-        let mut buffer = [0; 1024];
-        for _ in 0..100 {
-            let length = manager.recv(&mut buffer).expect("the daemon speaks");
-            let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if said.lines().any(|line| line == wanted) {
-                return said;
-            }
-        }
-        panic!("{wanted} was never said");
-    };
-    let mut daemon = Daemon::start_changed(folder, "[model]\nthreads = 1\n", |command| {
-        command.env("NOTIFY_SOCKET", &place).env("WATCHDOG_USEC", "200000").env("JOURNAL_STREAM", "8:1");
-        command.args(["--log", "info"]);
-    });
-    let ready = hear("READY=1");
-    assert!(ready.contains("STATUS=tern-log-4m-v1 with "), "{ready}");
-    hear("WATCHDOG=1");
-    hear("WATCHDOG=1");
-    daemon.signal("TERM");
-    hear("STOPPING=1");
-    let ended = daemon.wait();
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.lines().all(|line| line.starts_with("<6>")), "{ended:?}");
-    assert!(ended.stderr.contains("<6>stopped"), "{ended:?}");
 }

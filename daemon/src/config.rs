@@ -3,6 +3,7 @@
 //! Every key may be left out. A key that is not known is an error with its line, since a misspelt limit that silently
 //! does nothing is worse than a daemon that does not start.
 
+pub mod changes;
 pub mod http;
 pub mod mqtt;
 pub mod secret;
@@ -18,6 +19,7 @@ use tern_runtime::kv_cache::KvType;
 
 use crate::error::{CommandError, Exit};
 use crate::model::{EngineChoice, ModelChoice};
+use crate::tasks::TaskSet;
 use http::HttpSection;
 use mqtt::{MqttSection, Watch};
 
@@ -229,6 +231,13 @@ pub enum ConfigError {
         /// The most it may be.
         most: u64,
     },
+    /// A topic is to go to a task that is not there.
+    UnknownTask {
+        /// The topic.
+        topic: String,
+        /// The task.
+        task: String,
+    },
     /// A text that makes no sense.
     Value {
         /// The key with its section.
@@ -247,6 +256,9 @@ impl fmt::Display for ConfigError {
             ConfigError::Syntax { path, line, message } => write!(f, "{}:{line}: {message}", path.display()),
             ConfigError::Range { key, found, least, most } => {
                 write!(f, "{key} is {found}; it may be {least} to {most}")
+            }
+            ConfigError::UnknownTask { topic, task } => {
+                write!(f, "the watch of {topic:?} wants the task {task:?}, which is not there")
             }
             ConfigError::Value { key, found, expected } => {
                 write!(f, "{key} is {found:?}; it must be {expected}")
@@ -290,11 +302,25 @@ impl Config {
     /// # Errors
     /// If it cannot be read, or something in it makes no sense.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-        let config: Config = toml::from_str(&text).map_err(|error| ConfigError::Syntax {
+        Config::parse(path, &Config::text(path)?)
+    }
+
+    /// The text of a configuration file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn text(path: &Path) -> Result<String, ConfigError> {
+        std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })
+    }
+
+    /// Checks the text of the configuration file `path`.
+    ///
+    /// # Errors
+    /// If something in it makes no sense.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
-            line: error.span().map_or(1, |span| line_of(&text, span.start)),
+            line: error.span().map_or(1, |span| line_of(text, span.start)),
             message: error.message().replace('\n', " "),
         })?;
         config.check()?;
@@ -344,6 +370,19 @@ impl Config {
                 found: format!("{} topics", self.watch.len()),
                 expected: "together with [mqtt], which says where the broker is",
             }),
+        }
+    }
+
+    /// Whether every task that this configuration names is in `tasks`.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_tasks(&self, tasks: &TaskSet) -> Result<(), ConfigError> {
+        match self.watch.iter().find(|watch| tasks.find(&watch.task).is_none()) {
+            Some(Watch { topic, task, .. }) => {
+                Err(ConfigError::UnknownTask { topic: topic.clone(), task: task.clone() })
+            }
+            None => Ok(()),
         }
     }
 

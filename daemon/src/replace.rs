@@ -2,6 +2,7 @@
 //!
 //! A file that is mapped must never be written in place, and a half-written result must not look like one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ impl Replacement {
         hidden.push(name);
         hidden.push(format!(".part{}", std::process::id()));
         let temporary = target.with_file_name(hidden);
+        remove_left_parts(target, name);
         let file = File::create(&temporary).map_err(|error| cannot_write(target, &error))?;
         Ok(Replacement {
             out: Some(BufWriter::with_capacity(1 << 20, file)),
@@ -77,6 +79,23 @@ impl Drop for Replacement {
         // Gone already if it was kept; otherwise the disk may be full, and the part is in the way.
         drop(self.out.take());
         let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Removes parts of `target`, called `name`, that processes which ended in the middle have left: they may be gigabytes.
+fn remove_left_parts(target: &Path, name: &OsStr) {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Ok(folder) = fs::read_dir(folder.unwrap_or(Path::new("."))) else { return };
+    let name = name.to_string_lossy();
+    for entry in folder.flatten() {
+        let found = entry.file_name();
+        let found = found.to_string_lossy();
+        let part = found.strip_prefix('.').and_then(|rest| rest.strip_prefix(&*name));
+        let process = part.and_then(|rest| rest.strip_prefix(".part")).and_then(|id| id.parse::<u32>().ok());
+        if process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            // Whoever may not remove it finds out when the disk is full.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -133,6 +152,23 @@ mod tests {
         file.keep().expect("a rename");
         assert_eq!(fs::read(&target).expect("replaced"), b"new");
         assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 1);
+    }
+
+    #[test]
+    fn parts_of_processes_that_are_gone_are_removed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let target = folder.path().join("out.bin");
+        // No process has a number this high; the others are ours, another file's, and no part at all.
+        let ours = format!(".out.bin.part{}", std::process::id());
+        for name in [".out.bin.part4294967295", &ours, ".other.bin.part4294967295", "out.bin.part4294967295"]
+        {
+            fs::write(folder.path().join(name), b"left").expect("a few bytes");
+        }
+        remove_left_parts(&target, OsStr::new("out.bin"));
+        let left = fs::read_dir(folder.path()).expect("it is there").flatten().map(|entry| entry.file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, [".other.bin.part4294967295", &ours, "out.bin.part4294967295"].map(OsStr::new));
     }
 
     #[test]

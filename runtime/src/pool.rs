@@ -79,6 +79,8 @@ pub struct Pool {
     threads: Vec<JoinHandle<()>>,
     /// Held while a task runs, so that two callers cannot mix theirs; never contended in the engine.
     running: AtomicBool,
+    /// Tasks begun.
+    pulse: Arc<AtomicU64>,
 }
 
 impl Pool {
@@ -99,7 +101,8 @@ impl Pool {
             panicked: AtomicBool::new(false),
             started: AtomicUsize::new(0),
         });
-        let mut pool = Pool { shared, threads: Vec::new(), running: AtomicBool::new(false) };
+        let (running, pulse) = (AtomicBool::new(false), Arc::default());
+        let mut pool = Pool { shared, threads: Vec::new(), running, pulse };
         for worker in 1..workers.max(1) {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("tern-worker-{worker}"));
@@ -109,6 +112,11 @@ impl Pool {
             std::thread::yield_now();
         }
         Ok(pool)
+    }
+
+    /// A count that goes up with every task, for whoever watches from another thread that a long step advances.
+    pub fn pulse(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.pulse)
     }
 }
 
@@ -158,6 +166,7 @@ unsafe impl Exec for Pool {
     }
 
     fn run(&self, items: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        self.pulse.fetch_add(1, Ordering::Relaxed);
         if self.threads.is_empty() || items <= 1 {
             (0..items).for_each(|item| task(0, item));
             return;

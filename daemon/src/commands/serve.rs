@@ -1,20 +1,23 @@
 //! `tern serve`: answers on a Unix socket and at a broker until it is told to stop.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::config::{Config, LogLevel};
 use crate::error::{CommandError, Exit};
 use crate::model::{ModelChoice, kv_name};
-use crate::serve::Server;
+use crate::reload::{self, Configuration};
+use crate::serve::{Server, ServerHandle};
+use crate::signals::{Signals, Told};
+use crate::systemd::{Loading, Watchdog};
 use crate::tasks::TaskSet;
 use crate::{figures, logger, systemd};
+
+/// How often the service manager is told what was done meanwhile.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Where the configuration of the system's daemon is.
 const SYSTEM_CONFIG: &str = "/etc/tern/tern.toml";
@@ -41,7 +44,8 @@ pub struct ServeArgs {
 
 const EXAMPLES: &str = "\
 Options win over the configuration file. The daemon ends on SIGTERM or SIGINT: it finishes running requests, for at
-most limits.stop_ms, and removes its socket.
+most limits.stop_ms, and removes its socket. On SIGHUP it reads the task files and the level of the log again; what
+cannot be used changes nothing.
 
 Examples:
   tern serve                                   the bundled model on the default socket
@@ -50,66 +54,138 @@ Examples:
   tern serve --config tern.toml --check-config";
 
 impl ServeArgs {
-    fn config(&self) -> Result<Config, CommandError> {
+    /// The configuration as its file is now, and what the command line says against it.
+    fn config(&self) -> Result<Configuration, CommandError> {
         let system = Path::new(SYSTEM_CONFIG);
-        let mut config = match &self.config {
-            Some(path) => Config::read(path)?,
-            None if system.exists() => Config::read(system)?,
-            None => Config::default(),
+        let mut read = match &self.config {
+            Some(path) => Configuration::read(path)?,
+            None if system.exists() => Configuration::read(system)?,
+            None => Configuration::default(),
         };
+        let config = &mut read.config;
         if let Some(socket) = &self.socket {
             config.socket.path.clone_from(socket);
         }
         config.log = self.log.unwrap_or(config.log);
-        Ok(config)
+        Ok(read)
     }
 }
 
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
-/// If it cannot start.
+/// If it cannot start, or its engine ends.
 pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
-    let config = args.config()?;
+    let running = args.config()?;
+    let config = &running.config;
     if args.check_config {
-        return check(&config, &args.model);
+        return check(config, &args.model);
     }
     logger::init(config.log.into());
-    // Before the model is loaded, so that a stop meanwhile is not lost.
-    let mut signals = signals()?;
-    let server = Server::start(&config, &args.model)?;
+    // Before the model is loaded, so that a signal meanwhile is not lost.
+    let mut signals = Signals::register().map_err(signals_failed)?;
+    drop(Loading::begin("starting", 0));
+    let server = Server::start(config, &args.model).map_err(|error| {
+        let error = CommandError::from(error);
+        systemd::status(&error.to_string());
+        error
+    })?;
+    signals.started();
     let opened = server.opened();
     let status = format!("{} with {} on {} threads", opened.title(), opened.kernels, opened.threads);
     log::info!("{status}");
     systemd::ready(&status);
-    let mut byte = [0];
-    // One byte a signal. An error would be one of the process's own pipe: stopping is the sane answer to it.
-    let _ = signals.read(&mut byte);
-    systemd::stopping();
+    let ended = attend(&mut signals, args, &running, &server);
+    systemd::stopping(Duration::from_millis(config.limits.stop_ms));
     log::info!("stopping");
     server.stop();
     log::info!("stopped");
-    Ok(())
+    ended
 }
 
-/// A stream that gives a byte when the process is told to stop. The second time it ends at once.
-fn signals() -> Result<UnixStream, CommandError> {
-    let fail = |error| CommandError::from_error(Exit::Internal, &error).while_doing("setting up signals");
-    let (receive, send) = UnixStream::pair().map_err(fail)?;
-    let told = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // Order matters: the first signal finds the flag down and raises it afterwards.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&told))
-            .map_err(fail)?;
-        signal_hook::flag::register(signal, Arc::clone(&told)).map_err(fail)?;
-        signal_hook::low_level::pipe::register(signal, send.try_clone().map_err(fail)?).map_err(fail)?;
+fn signals_failed(error: io::Error) -> CommandError {
+    CommandError::from_error(Exit::Internal, &error).while_doing("waiting for signals")
+}
+
+/// Reloads, reports and feeds the watchdog until the process is told to stop.
+fn attend(
+    signals: &mut Signals,
+    args: &ServeArgs,
+    running: &Configuration,
+    server: &ServerHandle,
+) -> Result<(), CommandError> {
+    let mut watchdog = Watchdog::of_service();
+    let pause = watchdog.every().map_or(STATUS_EVERY, |every| every.min(STATUS_EVERY));
+    let (mut refused, mut told, mut told_at) = (None, String::new(), Instant::now());
+    loop {
+        match signals.wait(pause).map_err(signals_failed)? {
+            Some(Told::Stop) => return Ok(()),
+            Some(Told::Reload) => {
+                systemd::reloading();
+                refused = reloaded(args, running, server);
+                told = summary(server, refused.as_deref());
+                told_at = Instant::now();
+                systemd::ready(&told);
+            }
+            None => {}
+        }
+        if !server.is_running() {
+            let message = "the engine's thread has ended; this is a fault of Tern";
+            return Err(CommandError::new(Exit::Internal, message));
+        }
+        watchdog.look(server.pulse());
+        if systemd::is_listening() && told_at.elapsed() >= STATUS_EVERY {
+            told_at = Instant::now();
+            let now = summary(server, refused.as_deref());
+            if now != told {
+                systemd::status(&now);
+                told = now;
+            }
+        }
     }
-    Ok(receive)
+}
+
+/// Reloads, and says in the log what came of it; returns why it was refused.
+fn reloaded(args: &ServeArgs, running: &Configuration, server: &ServerHandle) -> Option<String> {
+    match args.config().and_then(|now| reload::reload(&now, running, server.service())) {
+        Ok(reloaded) => {
+            log::info!("reloaded: {reloaded}");
+            if !reloaded.restart.is_empty() {
+                log::warn!("changed, and in force only after a restart: {}", reloaded.restart.join(", "));
+            }
+            None
+        }
+        Err(error) => {
+            log::error!("reload refused, everything stays as it was: {error}");
+            Some(error.to_string())
+        }
+    }
+}
+
+/// One line on what the daemon does.
+fn summary(server: &ServerHandle, refused: Option<&str>) -> String {
+    let status = server.service().status(String::new());
+    let mut text = format!(
+        "{}: {} running, {} waiting; {} answered, {} refused, {} expired; {} prompt and {} generated tokens",
+        status.model,
+        status.live,
+        status.queue,
+        status.requests.answered,
+        status.requests.refused,
+        status.requests.expired,
+        status.tokens.prompt,
+        status.tokens.generated,
+    );
+    if let Some(why) = refused {
+        text += &format!("; the last reload was refused: {why}");
+    }
+    text
 }
 
 /// Says what a configuration comes to.
 fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
     let tasks = TaskSet::load(config.tasks.folder.as_deref())?;
+    config.check_tasks(&tasks)?;
     let names: Vec<_> = tasks.names().collect();
     let choice = config.model_choice(model);
     let path = choice.file()?;
@@ -146,14 +222,9 @@ fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
             config.watch.len(),
             mqtt.state_folder().display(),
         );
-        if let Some(watch) = config.watch.iter().find(|watch| tasks.find(&watch.task).is_none()) {
-            let message =
-                format!("the watch of {:?} wants the task {:?}, which is not there", watch.topic, watch.task);
-            return Err(CommandError::new(Exit::BadInput, message));
-        }
     }
     if let Some(kv) = choice.engine.kv {
         text += &format!("kv       {}\n", kv_name(kv));
     }
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| CommandError::output(&error))
+    io::stdout().write_all(text.as_bytes()).map_err(|error| CommandError::output(&error))
 }

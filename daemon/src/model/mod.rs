@@ -18,6 +18,8 @@ mod host;
 pub mod residence;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -29,6 +31,9 @@ use tern_runtime::map::Anonymous;
 use tern_runtime::model::Config;
 use tern_runtime::plan::{MemoryPlan, Options};
 use tern_runtime::pool::Pool;
+
+use crate::progress::Progress;
+use crate::systemd::{self, Loading};
 
 pub use error::OpenError;
 pub use find::{MODEL_VARIABLE, default_model};
@@ -171,6 +176,8 @@ pub struct Opened {
     pub load_time: Duration,
     /// Defects of the file that were mended, one sentence each.
     pub repairs: Vec<String>,
+    /// A count that goes up while the engine works, within a step too.
+    pub pulse: Arc<AtomicU64>,
 }
 
 impl Opened {
@@ -206,6 +213,9 @@ pub fn with_engine<R>(
     let mut memory = allocate(plan.total_bytes())?;
     let pool =
         Pool::new(host.threads).map_err(|error| OpenError::Workers { threads: host.threads, error })?;
+    if systemd::is_listening() {
+        read_through(map.bytes());
+    }
     let mut engine = Engine::new(&gguf, &plan, host.set, &pool, memory.bytes_mut()).map_err(unusable)?;
     let opened = Opened {
         file_bytes: gguf.file_bytes(),
@@ -218,6 +228,7 @@ pub fn with_engine<R>(
         repairs: engine.tokenizer().repairs().iter().map(|repair| repair.to_string()).collect(),
         plan: plan.clone(),
         path: path.clone(),
+        pulse: pool.pulse(),
     };
     log::info!(
         "model {} ({} on {} threads, {}) loaded in {:.0} ms",
@@ -252,6 +263,18 @@ fn check_memory(
         }
         _ => Ok(()),
     }
+}
+
+/// Reads a mapped file from its beginning to its end, so that whoever waits for a slow disk sees how far it is; what
+/// follows then finds it in memory.
+fn read_through(bytes: &[u8]) {
+    let progress = Progress::bytes("reading the model", bytes.len() as u64);
+    for piece in bytes.chunks(4 << 20) {
+        // One byte of each of the smallest pages.
+        std::hint::black_box(piece.iter().step_by(4096).fold(0, |sum: u8, byte| sum.wrapping_add(*byte)));
+        progress.add(piece.len() as u64);
+    }
+    drop(Loading::begin("preparing the model", 0));
 }
 
 /// Zeroed memory; what is never used of it is never taken.

@@ -23,7 +23,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -200,7 +200,7 @@ impl Server {
             socket: config.socket.path.clone(),
             limits: config.limits.clone(),
             opened,
-            queue,
+            service: Arc::clone(&service),
             engine: Some(engine.thread),
             transports: Vec::new(),
         };
@@ -256,6 +256,7 @@ fn start_engine(
                 let form = Arc::new(PromptForm::of(engine.tokenizer()));
                 let options = *engine.options();
                 let ready = Ready { opened: opened.clone(), form: Arc::clone(&form), slots: options.slots };
+                let pulse = Arc::clone(&opened.pulse);
                 // The other side waits for this, and then sends or drops its end: either way nothing blocks.
                 if tell.send(Ok(ready)).is_ok()
                     && let Ok(state) = gone.recv()
@@ -269,7 +270,7 @@ fn start_engine(
                         prompt_bytes: options.prompt_bytes,
                     };
                     let long = LongTexts::new(around, long_texts);
-                    Worker::new(engine, &queue, &state, long, ledger, origin).run();
+                    Worker::new(engine, &queue, &state, long, ledger, origin, pulse).run();
                 }
             });
             if let Err(error) = outcome {
@@ -290,7 +291,7 @@ pub struct ServerHandle {
     socket: PathBuf,
     limits: Limits,
     opened: Opened,
-    queue: Arc<Queue>,
+    service: Arc<Service>,
     engine: Option<JoinHandle<()>>,
     transports: Vec<Box<dyn Transport>>,
 }
@@ -304,6 +305,16 @@ impl ServerHandle {
     /// The model it runs.
     pub fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    /// What it serves with, for whoever changes or reports it while it runs.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// A count that goes up while the engine's thread advances, at work or idle.
+    pub fn pulse(&self) -> u64 {
+        self.opened.pulse.load(Ordering::Relaxed)
     }
 
     /// Whether its engine still runs.
@@ -321,7 +332,7 @@ impl ServerHandle {
         for transport in &mut self.transports {
             transport.stop_accepting();
         }
-        self.queue.stop(Instant::now() + Duration::from_millis(self.limits.stop_ms));
+        self.service.queue.stop(Instant::now() + Duration::from_millis(self.limits.stop_ms));
         if let Some(engine) = self.engine.take()
             && engine.join().is_err()
         {

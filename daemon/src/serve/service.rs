@@ -17,7 +17,7 @@ use super::worker::unknown_request;
 use crate::config::Limits;
 use crate::tasks::prompt::{Prompt, PromptForm};
 use crate::tasks::{Answering, CurrentTasks, Task, TaskSet, sampling};
-use crate::wire::{self, Failure, Request};
+use crate::wire::{self, Failure, Request, Status};
 
 /// What every client's thread needs.
 #[derive(Debug)]
@@ -74,6 +74,11 @@ impl Service {
     /// A number for a new requester.
     pub fn new_client_id(&self) -> ClientId {
         self.clients.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// What it tells of itself in the answer to the status request `id`.
+    pub fn status(&self, id: String) -> Status {
+        self.state.status(id, &self.queue, &self.tasks())
     }
 
     /// Takes one line of a client, without its line end. Every answer goes through the session.
@@ -155,8 +160,7 @@ impl Service {
         let text = request.text.take().unwrap_or_default();
         let asked = match request.work().map_err(bad)? {
             Work::Status => {
-                let status = self.state.status(request.id, &self.queue, &self.tasks());
-                session.send(&Answer::Status(status));
+                session.send(&Answer::Status(self.status(request.id)));
                 return Ok(());
             }
             Work::Cancel(target) if session.is_live(target) && *target != request.id => {

@@ -1,8 +1,12 @@
 //! The daemon in this process, with a meter in the test's hands.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::{Condvar, Mutex};
+
 use tern_boards::energy::fake::{FakeMeter, Reading};
 use tern_protocol::answer::{Method, Usage};
 
+use super::requester::Requester;
 use super::*;
 use crate::client::Client;
 use crate::model::EngineChoice;
@@ -155,4 +159,80 @@ fn a_daemon_stops_even_if_its_folder_is_gone() {
     assert_eq!(text(&mut client, 2).0.generated_tokens, 2);
     server.stop();
     assert!(matches!(client.receive(), Err(crate::client::ClientError::Closed)));
+}
+
+/// A client whose answer is never taken.
+#[derive(Debug, Default)]
+struct Stuck {
+    release: Mutex<bool>,
+    changed: Condvar,
+    reached: AtomicBool,
+}
+
+impl Requester for Stuck {
+    fn id(&self) -> requester::ClientId {
+        u64::MAX
+    }
+
+    fn begin(&self, _: &str) -> Result<(), requester::DuplicateId> {
+        Ok(())
+    }
+
+    fn is_live(&self, _: &str) -> bool {
+        false
+    }
+
+    fn send(&self, _: &Answer) {
+        self.reached.store(true, Ordering::Release);
+        let mut released = self.release.lock().expect("nobody panics with it");
+        while !*released {
+            released = self.changed.wait(released).expect("nobody panics with it");
+        }
+    }
+}
+
+/// Looks at the pulse until it has gone up, or for so long.
+fn goes_up(server: &ServerHandle, within: Duration) -> bool {
+    let (from, began) = (server.pulse(), Instant::now());
+    while began.elapsed() < within {
+        if server.pulse() != from {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+#[test]
+fn the_pulse_goes_on_while_idle_and_stops_with_the_engines_thread() {
+    let (_folder, server) = start(None);
+    assert!(goes_up(&server, Duration::from_secs(20)), "an idle daemon looks hung");
+    let stuck = Arc::new(Stuck::default());
+    let asking: Arc<dyn Requester> = Arc::clone(&stuck) as _;
+    let request = Request::task("1", "log-severity", "fan stopped");
+    server.service().take_request(&asking, request, None);
+    while !stuck.reached.load(Ordering::Acquire) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!goes_up(&server, 3 * worker::TICK / 2), "a hung daemon looks alive");
+    *stuck.release.lock().expect("nobody panics with it") = true;
+    stuck.changed.notify_all();
+    assert!(goes_up(&server, Duration::from_secs(20)), "it goes on");
+    server.stop();
+}
+
+#[test]
+fn one_step_moves_the_pulse_many_times() {
+    let engine = EngineChoice { threads: Some(1), ..EngineChoice::default() };
+    let model = ModelChoice { path: Some(TINY.into()), engine };
+    let (moved, layers) = with_engine(&model, |engine, opened| {
+        let prompt = [tern_runtime::engine::Piece::Text("Hello")];
+        let goal = tern_runtime::engine::Goal::Choose { labels: &["a", "b"] };
+        engine.submit(&tern_runtime::engine::Request { key: 0, prompt: &prompt, goal }).expect("it fits");
+        let before = opened.pulse.load(Ordering::Relaxed);
+        engine.step(|_, _| ());
+        (opened.pulse.load(Ordering::Relaxed) - before, engine.model().config.layers as u64)
+    })
+    .expect("the fixture opens");
+    assert!(moved > layers, "{moved} times in {layers} layers");
 }

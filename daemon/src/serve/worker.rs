@@ -1,5 +1,7 @@
 //! The one thread that runs the engine: takes jobs from the queue, runs steps, reads the meter around them, answers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tern_boards::Root;
@@ -20,7 +22,7 @@ use crate::tasks::answer::decide;
 use crate::wire::{Decision, Text};
 
 /// How often idle energy is read, and the longest the thread sleeps.
-const TICK: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// How long a look at the throttling flags serves.
 const THROTTLE_AGE: Duration = Duration::from_secs(1);
@@ -35,7 +37,10 @@ pub struct Worker<'w, 'e> {
     ledger: Ledger,
     /// Zero of the ledger's clock.
     origin: Instant,
-    watchdog: Watchdog,
+    /// Counts up while this thread advances; the engine counts it up within a step.
+    pulse: Arc<AtomicU64>,
+    /// The longest it sleeps.
+    tick: Duration,
     live: Vec<Live>,
     next_key: u64,
     throttled: Option<(Instant, Option<bool>)>,
@@ -119,7 +124,7 @@ fn finish(reason: engine::Finish) -> Finish {
 }
 
 impl<'w, 'e> Worker<'w, 'e> {
-    /// A worker on `engine`, with a ledger whose clock began at `origin`.
+    /// A worker on `engine`, with a ledger whose clock began at `origin`, that counts up `pulse`.
     pub fn new(
         engine: &'w mut Engine<'e>,
         queue: &'w Queue,
@@ -127,6 +132,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         long: LongTexts,
         ledger: Ledger,
         origin: Instant,
+        pulse: Arc<AtomicU64>,
     ) -> Self {
         Worker {
             engine,
@@ -135,7 +141,8 @@ impl<'w, 'e> Worker<'w, 'e> {
             long,
             ledger,
             origin,
-            watchdog: Watchdog::of_service(),
+            pulse,
+            tick: Watchdog::of_service().every().map_or(TICK, |every| every.min(TICK)),
             live: Vec::new(),
             next_key: 0,
             throttled: None,
@@ -145,7 +152,7 @@ impl<'w, 'e> Worker<'w, 'e> {
     /// Works until the queue is stopped and the last request has ended.
     pub fn run(mut self) {
         loop {
-            self.watchdog.alive();
+            self.pulse.fetch_add(1, Ordering::Relaxed);
             for notice in self.queue.take_notices() {
                 match notice {
                     Notice::Gone(client) => self.drop_client(client),
@@ -177,7 +184,7 @@ impl<'w, 'e> Worker<'w, 'e> {
             } else {
                 self.ledger.tick(self.origin.elapsed());
                 self.state.set_energy(&self.ledger);
-                self.queue.wait(self.watchdog.longest_sleep().min(TICK));
+                self.queue.wait(self.tick);
             }
         }
         self.queue.close();

@@ -144,7 +144,7 @@ impl Presence {
 }
 
 fn status(service: &Service) -> Status {
-    service.state.status(String::new(), &service.queue, &service.tasks())
+    service.status(String::new())
 }
 
 /// To four decimals: a Wh is much for a small board.
