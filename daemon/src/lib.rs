@@ -61,12 +61,18 @@ pub mod tune;
 pub mod wire;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Runs the command line of this process and says with what code to leave.
 pub fn run() -> ExitCode {
     let cli = <cli::Cli as clap::Parser>::parse();
-    match cli.run() {
+    // A file that may not grow any more (`ulimit -f`, LimitFSIZE=) is then an error like a full disk; by default it would
+    // end the process. A system that refuses this leaves the default.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+    let ended = match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
-    }
+    };
+    logger::finish();
+    ended
 }

@@ -184,6 +184,8 @@ impl<'w, 'e> Worker<'w, 'e> {
             } else {
                 self.ledger.tick(self.origin.elapsed());
                 self.state.set_energy(&self.ledger);
+                // Sums of what is said too often, which nobody else may say anything after.
+                log::logger().flush();
                 self.queue.wait(self.tick);
             }
         }
