@@ -1,7 +1,6 @@
 //! The daemon at a real broker, as `docs/mqtt.md` describes it, and what must not be lost when either of them falls.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -384,31 +383,4 @@ fn three_devices_share_the_work_and_two_may_fall() {
         }
     }
     assert_eq!(devices.len(), 3, "{devices:?}");
-}
-
-#[test]
-fn a_long_queue_is_worked_off_with_little_memory() {
-    let broker = Broker::start();
-    let daemon = start(&broker, "pi", "");
-    let folder = daemon.kill();
-    let mut me = asking(&broker);
-    let count = 10_000;
-    for number in 0..count {
-        me.publish(&severity(&format!("r{number}"), "fan stopped"));
-    }
-    let began = Instant::now();
-    let daemon = start_in(folder, &broker, "pi", "");
-    let mut names = BTreeSet::new();
-    while names.len() < count {
-        names.insert(me.receive().name());
-    }
-    println!("{count} queued requests in {:.2} s", began.elapsed().as_secs_f64());
-    assert_eq!(daemon.status()["requests"]["answered"], count);
-    assert!(daemon.peak_bytes() < 150 << 20, "{} bytes", daemon.peak_bytes());
-    assert!(outbox_bytes(&daemon.kill()) < 16 << 20);
-}
-
-fn outbox_bytes(folder: &tempfile::TempDir) -> u64 {
-    let file: &Path = &folder.path().join("state/mqtt.outbox");
-    std::fs::metadata(file).expect("the outbox is there").len()
 }

@@ -150,14 +150,20 @@ impl Daemon {
     }
 
     /// Most memory that its process had resident, in bytes.
-    ///
-    /// # Panics
-    /// If the system does not say.
     pub fn peak_bytes(&self) -> u64 {
+        self.memory_bytes("VmHWM:")
+    }
+
+    /// Memory that its process has resident, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.memory_bytes("VmRSS:")
+    }
+
+    fn memory_bytes(&self, what: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it is running");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says the peak");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("Linux says so");
         let kib = line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
-        kib.expect("the peak is a number of kB") << 10
+        kib.expect("a number of kB") << 10
     }
 
     /// Waits for its end.
@@ -197,6 +203,15 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// How many requests a test of load sends: 10,000, or what `TERN_TEST_REQUESTS` says.
+///
+/// # Panics
+/// If that is no number.
+pub fn requests_of_load() -> usize {
+    let given = std::env::var("TERN_TEST_REQUESTS").ok();
+    given.map_or(10_000, |given| given.parse().expect("TERN_TEST_REQUESTS is a number"))
 }
 
 /// A daemon with its configuration and its socket in `folder`.
