@@ -35,6 +35,7 @@ pub mod cost;
 pub mod error;
 pub mod evaluation;
 pub mod figures;
+pub mod grammar;
 pub mod inspect;
 pub mod local;
 pub mod logger;

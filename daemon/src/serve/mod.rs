@@ -8,6 +8,7 @@
 //! client.
 
 pub mod counters;
+mod live;
 pub mod long;
 pub mod queue;
 pub mod report;
@@ -35,6 +36,7 @@ use tern_protocol::answer::{Answer, Reason};
 
 use crate::config::{Config, Limits};
 use crate::error::{CommandError, Exit};
+use crate::grammar::Book;
 use crate::model::{ModelChoice, OpenError, Opened, with_engine};
 use crate::tasks::prompt::PromptForm;
 use crate::tasks::{CurrentTasks, TaskFileError, TaskSet};
@@ -192,6 +194,7 @@ impl Server {
             form,
             limits,
             clients: AtomicU64::new(0),
+            book: Book::default(),
         });
         let started = engine.start(state).and_then(|()| {
             UnixTransport::listen(claim, config.socket.mode, Arc::clone(&service)).map_err(ServeError::Socket)
@@ -352,3 +355,6 @@ impl Drop for ServerHandle {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod schema_tests;

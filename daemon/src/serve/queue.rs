@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::requester::{ClientId, Requester};
 use super::tokenizing::Tokenizing;
+use crate::grammar::Grammar;
 use crate::tasks::prompt::Prompt;
 use crate::tasks::{Answering, Task};
 
@@ -22,6 +23,8 @@ pub struct Job {
     pub goal: JobGoal,
     /// The text in the prompt, if its task works in parts on one that does not fit.
     pub text: Option<String>,
+    /// What its text is to keep to, until the engine has it.
+    pub grammar: Option<Grammar>,
     /// Whether text is sent as it appears.
     pub stream: bool,
     /// When it came.
@@ -39,13 +42,20 @@ pub enum JobGoal {
     Text(Answering),
 }
 
-impl Job {
+impl JobGoal {
     /// What is to come out.
     pub fn answering(&self) -> &Answering {
-        match &self.goal {
+        match self {
             JobGoal::Task(task) => &task.answering,
             JobGoal::Text(answering) => answering,
         }
+    }
+}
+
+impl Job {
+    /// What is to come out.
+    pub fn answering(&self) -> &Answering {
+        self.goal.answering()
     }
 
     /// Name of the task, if it is one with a name.
@@ -264,8 +274,11 @@ mod tests {
                 sampling: tern_runtime::sampler::Sampling::default(),
                 stops: vec![],
                 max_tokens: None,
+                schema: None,
+                logprobs: None,
             }),
             text: None,
+            grammar: None,
             stream: false,
             queued_at: Instant::now(),
             deadline: None,

@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tern_protocol::answer::{Answer, Reason};
-use tern_protocol::limits::{ID_BYTES, MESSAGES};
+use tern_protocol::limits::{ID_BYTES, LOGPROBS, MESSAGES};
 use tern_protocol::request::{Role, Work};
 
 use super::counters::Ending;
 use super::queue::{Job, JobGoal, Notice, PushError, Queue};
 use super::requester::{ClientId, Requester};
 use super::state::State;
+use super::tokenizing::{Found, Tokenizing, Wanted};
 use super::worker::unknown_request;
 use crate::config::Limits;
+use crate::grammar::{Book, CompileError, Grammar, Schema};
 use crate::tasks::prompt::{Prompt, PromptForm};
-use crate::tasks::{Answering, CurrentTasks, Task, TaskSet, sampling};
+use crate::tasks::{Answering, CurrentTasks, STOPS_IN_JSON, Task, TaskSet, sampling};
 use crate::wire::{self, Failure, Request, Status};
 
 /// What every client's thread needs.
@@ -34,7 +37,12 @@ pub struct Service {
     pub limits: Limits,
     /// Number of the last requester.
     pub clients: AtomicU64,
+    /// Grammars for schemas.
+    pub book: Book,
 }
+
+/// How long the engine may take to say what its tokens are: a step, and a look at each.
+const WORDS_WAIT: Duration = Duration::from_secs(30);
 
 /// A refusal in the making.
 struct Refused {
@@ -184,17 +192,13 @@ impl Service {
             Work::Generate(generate) => {
                 self.check_size(generate.prompt.len(), "the prompt", self.limits.text_bytes)?;
                 let prompt = self.form.plain(&generate.prompt);
-                if generate.schema.is_some() || generate.logprobs.is_some() {
-                    return Err(bad("this version does not serve schema and logprobs yet"));
-                }
-                on_text(prompt, generate.sampling.clone(), generate.max_tokens)?
+                let wanted = generate.sampling.clone();
+                on_text(prompt, wanted, generate.max_tokens, generate.schema.as_ref(), generate.logprobs)?
             }
             Work::Chat(chat) => {
                 let prompt = self.conversation(chat)?;
-                if chat.schema.is_some() || chat.logprobs.is_some() {
-                    return Err(bad("this version does not serve schema and logprobs yet"));
-                }
-                on_text(prompt, chat.sampling.clone(), chat.max_tokens)?
+                let wanted = chat.sampling.clone();
+                on_text(prompt, wanted, chat.max_tokens, chat.schema.as_ref(), chat.logprobs)?
             }
         };
         self.queue_up(session, request, asked, within)
@@ -238,6 +242,7 @@ impl Service {
         within: Option<Duration>,
     ) -> Result<(), Refused> {
         let queued_at = Instant::now();
+        let grammar = self.grammar(&asked.goal)?;
         let given_ms = request.deadline_ms.or(asked.deadline_ms).or(self.limits.deadline_ms);
         let given = given_ms.map(|ms| Duration::from_millis(u64::from(ms)));
         let given = given.into_iter().chain(within).min();
@@ -247,6 +252,7 @@ impl Service {
             prompt: asked.prompt,
             goal: asked.goal,
             text: asked.text,
+            grammar,
             stream: request.stream,
             queued_at,
             deadline: given.map(|given| (queued_at + given, given)),
@@ -265,6 +271,26 @@ impl Service {
         })
     }
 
+    /// What a text is to keep to, if it has a schema. Made here, on the client's thread, so that nobody else waits for it.
+    fn grammar(&self, goal: &JobGoal) -> Result<Option<Grammar>, Refused> {
+        let Answering::Text { schema: Some(schema), .. } = goal.answering() else { return Ok(None) };
+        let words = || {
+            let (tell, told) = mpsc::sync_channel(1);
+            let then = Box::new(move |found| {
+                if let Found::Words(words) = found {
+                    // Nobody waits any more if it took too long.
+                    let _ = tell.send(words);
+                }
+            });
+            self.queue.notify(Notice::Tokenize(Tokenizing { wanted: Wanted::Words, then }));
+            told.recv_timeout(WORDS_WAIT).ok()
+        };
+        self.book.grammar(schema, words).map(Some).map_err(|error| match error {
+            CompileError::Schema { .. } => bad(error),
+            _ => refused(Reason::Internal, error.to_string()),
+        })
+    }
+
     fn full(&self, waiting: usize, message: String) -> Refused {
         let retry_after_ms = Some(self.state.retry_after_ms(waiting));
         Refused { reason: Reason::QueueFull, message, retry_after_ms }
@@ -275,9 +301,19 @@ fn on_text(
     prompt: Prompt,
     wanted: Option<wire::Sampling>,
     max_tokens: Option<u32>,
+    schema: Option<&wire::Json>,
+    logprobs: Option<u32>,
 ) -> Result<Asked, Refused> {
     let (sampling, stops) = sampling(wanted).map_err(bad)?;
     let max_tokens = max_tokens.map(|tokens| tokens as usize);
-    let goal = JobGoal::Text(Answering::Text { sampling, stops, max_tokens });
+    let schema = schema.map(Schema::new).transpose().map_err(bad)?;
+    if schema.is_some() && !stops.is_empty() {
+        return Err(bad(STOPS_IN_JSON));
+    }
+    if let Some(found) = logprobs.filter(|found| *found > LOGPROBS) {
+        return Err(bad(format!("logprobs is {found}; it must be 0 to {LOGPROBS}")));
+    }
+    let logprobs = logprobs.map(|alternatives| alternatives as usize);
+    let goal = JobGoal::Text(Answering::Text { sampling, stops, max_tokens, schema, logprobs });
     Ok(Asked { prompt, goal, text: None, deadline_ms: None })
 }

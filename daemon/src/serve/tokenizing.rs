@@ -28,6 +28,8 @@ pub enum Wanted {
     Text(Vec<u32>),
     /// How many tokens prompts have.
     Lengths(Vec<Prompt>),
+    /// What every token prints as.
+    Words,
 }
 
 /// What came of it.
@@ -39,6 +41,8 @@ pub enum Found {
     Text(String),
     /// Numbers of tokens, in the order of the prompts.
     Lengths(Vec<usize>),
+    /// What every token prints as, in the order of their numbers; nothing for those that print as nothing.
+    Words(Vec<Vec<u8>>),
     /// A number that no token has.
     NoToken {
         /// The number.
@@ -73,6 +77,9 @@ impl Tokenizing {
                 let length = |prompt: &Prompt| prompt.tokens(tokenizer, &mut scratch);
                 Found::Lengths(prompts.iter().map(length).collect())
             }
+            Wanted::Words => Found::Words(
+                (0..tokenizer.len() as u32).map(|id| tokenizer.token_bytes(id).collect()).collect(),
+            ),
         });
     }
 }

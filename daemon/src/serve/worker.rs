@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 use tern_boards::Root;
 use tern_boards::energy::{Completed, Ledger, Phase, Share};
 use tern_boards::thermal::Thermal;
-use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason, Token};
-use tern_runtime::engine::{self, Engine, Event, Generate, Goal, Refusal, Request, Usage};
+use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason};
+use tern_runtime::engine::{self, Engine, Generate, Goal, Refusal, Request};
 
 use super::counters::Ending;
+use super::live::Live;
 use super::long::LongTexts;
 use super::queue::{Job, Notice, Queue};
 use super::refusal;
-use super::report::{self, Times};
+use super::report;
 use super::state::State;
+use crate::grammar::Rules;
 use crate::systemd::Watchdog;
 use crate::tasks::Answering;
 use crate::tasks::answer::decide;
@@ -42,48 +44,10 @@ pub struct Worker<'w, 'e> {
     /// The longest it sleeps.
     tick: Duration,
     live: Vec<Live>,
+    /// What the texts of some of them keep to.
+    rules: Rules,
     next_key: u64,
     throttled: Option<(Instant, Option<bool>)>,
-}
-
-/// A job in the engine.
-struct Live {
-    key: u64,
-    job: Box<Job>,
-    admitted: Instant,
-    prefill_end: Option<Instant>,
-    prefill_rows: usize,
-    decode_rows: usize,
-    text: String,
-    /// Where the text begins that was not sent yet.
-    unsent: usize,
-    probabilities: Vec<f32>,
-    /// The step at hand produced the first token, the decision or the end.
-    began_answer: bool,
-    finish: Option<(engine::Finish, Usage)>,
-}
-
-impl Live {
-    fn take(&mut self, event: Event<'_>) {
-        match event {
-            Event::Text(text) => self.text.push_str(text),
-            Event::Decided { probabilities } => self.probabilities = probabilities.to_vec(),
-            Event::Finished { reason, usage } => self.finish = Some((reason, usage)),
-            Event::Token { .. } | Event::Logprobs { .. } | Event::Logits { .. } => {}
-        }
-        self.began_answer = true;
-    }
-
-    fn times(&self, now: Instant) -> Times {
-        let prefill_end = self.prefill_end.unwrap_or(now);
-        Times {
-            queue: self.admitted.saturating_duration_since(self.job.queued_at),
-            prefill: prefill_end.saturating_duration_since(self.admitted),
-            decode: now.saturating_duration_since(prefill_end),
-            prefill_rows: self.prefill_rows,
-            decode_rows: self.decode_rows,
-        }
-    }
 }
 
 /// Gives a job to the engine.
@@ -95,9 +59,15 @@ fn submit(engine: &mut Engine<'_>, key: u64, job: &Job) -> Result<(), Refusal> {
             texts = labels.iter().map(String::as_str).collect();
             Goal::Choose { labels: &texts }
         }
-        &Answering::Text { sampling, ref stops, max_tokens } => {
+        &Answering::Text { sampling, ref stops, max_tokens, logprobs, .. } => {
             texts = stops.iter().map(String::as_str).collect();
-            Goal::Generate(Generate { sampling, max_tokens, stops: &texts, ..Generate::default() })
+            Goal::Generate(Generate {
+                sampling,
+                max_tokens,
+                stops: &texts,
+                ignore_stop_tokens: false,
+                logprobs,
+            })
         }
     };
     engine.submit(&Request { key, prompt: &pieces, goal })
@@ -115,10 +85,10 @@ fn reason(refusal: &Refusal) -> Reason {
 
 fn finish(reason: engine::Finish) -> Finish {
     match reason {
-        engine::Finish::StopToken => Finish::StopToken,
+        // Where a schema is satisfied and nothing may follow, no token is needed to end the text.
+        engine::Finish::StopToken | engine::Finish::Complete => Finish::StopToken,
         engine::Finish::StopString => Finish::StopString,
         engine::Finish::MaxTokens => Finish::MaxTokens,
-        // Text never ends as complete: that is for decisions.
         _ => Finish::ContextFull,
     }
 }
@@ -144,6 +114,7 @@ impl<'w, 'e> Worker<'w, 'e> {
             pulse,
             tick: Watchdog::of_service().every().map_or(TICK, |every| every.min(TICK)),
             live: Vec::new(),
+            rules: Rules::default(),
             next_key: 0,
             throttled: None,
         }
@@ -197,7 +168,7 @@ impl<'w, 'e> Worker<'w, 'e> {
     /// Moves jobs from the queue into the engine as long as it takes them.
     fn admit(&mut self) {
         while self.engine.live() < self.engine.options().slots {
-            let Some(job) = self.queue.pop() else { return };
+            let Some(mut job) = self.queue.pop() else { return };
             let key = self.next_key;
             match submit(self.engine, key, &job) {
                 // The engine has memory again when something that runs has ended.
@@ -214,19 +185,10 @@ impl<'w, 'e> Worker<'w, 'e> {
                 }
                 Ok(()) => {
                     self.next_key += 1;
-                    self.live.push(Live {
-                        key,
-                        job,
-                        admitted: Instant::now(),
-                        prefill_end: None,
-                        prefill_rows: 0,
-                        decode_rows: 0,
-                        text: String::new(),
-                        unsent: 0,
-                        probabilities: Vec::new(),
-                        began_answer: false,
-                        finish: None,
-                    });
+                    if let Some(grammar) = job.grammar.take() {
+                        self.rules.add(key, grammar);
+                    }
+                    self.live.push(Live::new(key, job));
                 }
             }
         }
@@ -236,7 +198,7 @@ impl<'w, 'e> Worker<'w, 'e> {
     fn step(&mut self) {
         self.ledger.begin_step(self.origin.elapsed());
         let live = &mut self.live;
-        let step = self.engine.step(|key, event| {
+        let step = self.engine.step_under(&mut self.rules, |key, event| {
             if let Some(live) = live.iter_mut().find(|live| live.key == key) {
                 live.take(event);
             }
@@ -265,14 +227,8 @@ impl<'w, 'e> Worker<'w, 'e> {
             if live.began_answer && live.prefill_end.is_none() {
                 live.prefill_end = Some(now);
             }
-            if live.job.stream && live.unsent < live.text.len() {
-                let text = live.text[live.unsent..].to_owned();
-                live.unsent = live.text.len();
-                live.job.session.send(&Answer::Token(Token {
-                    id: live.job.id.clone(),
-                    text,
-                    logprobs: None,
-                }));
+            if let Some(answer) = live.unsent(self.engine.tokenizer()) {
+                live.job.session.send(&answer);
             }
         }
         while let Some(index) = self.live.iter().position(|live| live.finish.is_some()) {
@@ -282,8 +238,9 @@ impl<'w, 'e> Worker<'w, 'e> {
     }
 
     /// Sends the last answer of a request that the engine has finished.
-    fn answer(&mut self, live: Live, now: Instant) {
+    fn answer(&mut self, mut live: Live, now: Instant) {
         let Some((reason, counted)) = live.finish else { return };
+        let grammar = self.rules.remove(live.key);
         let times = live.times(now);
         let completed = Completed {
             prefill_tokens: counted.prompt_tokens as u64,
@@ -291,7 +248,15 @@ impl<'w, 'e> Worker<'w, 'e> {
             throttled: self.throttled(now),
         };
         let energy = self.ledger.finish(live.key, completed);
+        self.state.set_energy(&self.ledger);
+        // First, so that a client that has its answer finds it counted.
+        self.state.set_live(self.live.len());
+        if reason == engine::Finish::Stuck {
+            let why = grammar.map(|grammar| grammar.failure()).unwrap_or_default();
+            return self.tell_stuck(&live.job, &why);
+        }
         let (usage, energy) = (report::usage(&counted, &times), report::energy(energy));
+        let logprobs = live.logprobs(self.engine.tokenizer()).filter(|_| !live.job.stream);
         let Live { job, probabilities, text, admitted, .. } = live;
         let id = job.id.clone();
         let model = self.state.facts.model.clone();
@@ -317,16 +282,20 @@ impl<'w, 'e> Worker<'w, 'e> {
             }
             Answering::Text { .. } => {
                 let finish = finish(reason);
-                Answer::Text(Text { id, text, finish, usage, energy, model, task, logprobs: None })
+                Answer::Text(Text { id, text, finish, usage, energy, model, task, logprobs })
             }
         };
         self.state.count(job.session.way(), Ending::Answered);
         self.state.counters.count_duration(job.session.way(), now.saturating_duration_since(job.queued_at));
         self.state.count_work(counted.prompt_tokens, counted.generated_tokens, now - admitted);
-        self.state.set_energy(&self.ledger);
-        // First, so that a client that has its answer finds it counted.
-        self.state.set_live(self.live.len());
         job.session.send(&answer);
+    }
+
+    /// The text of a request cannot go on by its schema, and cannot end.
+    fn tell_stuck(&self, job: &Job, why: &str) {
+        self.state.count(job.session.way(), Ending::Refused);
+        let message = format!("schema: the text cannot go on: {why}; make the schema simpler");
+        job.session.send(&refusal(Some(job.id.clone()), Reason::BadRequest, message));
     }
 
     /// Gives up requests whose time has run out.
@@ -404,6 +373,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         self.live = kept;
         for live in &taken {
             self.engine.cancel(live.key);
+            self.rules.remove(live.key);
             self.ledger.finish(live.key, Completed::default());
         }
         taken

@@ -11,4 +11,4 @@ mod task;
 
 pub use current::CurrentTasks;
 pub use set::{TaskFileError, TaskSet};
-pub use task::{Answering, LongForm, Task, TaskError, sampling};
+pub use task::{Answering, LongForm, STOPS_IN_JSON, Task, TaskError, sampling};

@@ -7,9 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Task, TaskError};
+use super::{Answering, Task, TaskError};
 use crate::config::line_of;
 use crate::error::{CommandError, Exit};
+use crate::grammar::CompileError;
 use crate::wire::Ask;
 
 /// Tasks that are part of the program, by file name.
@@ -62,6 +63,13 @@ pub enum TaskFileError {
         /// What is wrong.
         error: TaskError,
     },
+    /// Its schema cannot be kept.
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: CompileError,
+    },
 }
 
 impl fmt::Display for TaskFileError {
@@ -75,6 +83,7 @@ impl fmt::Display for TaskFileError {
                 write!(f, "{}:{line}: {message}", path.display())
             }
             TaskFileError::Task { path, error } => write!(f, "{}: {error}", path.display()),
+            TaskFileError::Schema { path, error } => write!(f, "{}: {error}", path.display()),
         }
     }
 }
@@ -105,6 +114,9 @@ fn parse(path: &Path, stem: &str, text: &str) -> Result<(String, Task), TaskFile
     let name = ask.name.take().unwrap_or_else(|| stem.to_owned());
     ask.name = Some(name.clone());
     let task = Task::new(ask).map_err(|error| TaskFileError::Task { path: path.to_owned(), error })?;
+    if let Answering::Text { schema: Some(schema), .. } = &task.answering {
+        schema.check().map_err(|error| TaskFileError::Schema { path: path.to_owned(), error })?;
+    }
     Ok((name, task))
 }
 

@@ -8,7 +8,11 @@ use tern_protocol::request::{Kind, Limits, Long};
 use tern_runtime::sampler::{Sampling, SamplingError};
 
 use super::answer::Reading;
+use crate::grammar::{Schema, SchemaError};
 use crate::wire::{self, Ask};
+
+/// Why a schema takes no stop strings.
+pub const STOPS_IN_JSON: &str = "a stop string would cut the JSON of a schema; leave out stop or schema";
 
 /// How instructions and text become one message where the task does not say.
 const TEMPLATE: &str = "{instructions}\n{text}";
@@ -66,6 +70,10 @@ pub enum Answering {
         stops: Vec<String>,
         /// Most tokens.
         max_tokens: Option<usize>,
+        /// What the text is to be, if it is to be JSON.
+        schema: Option<Schema>,
+        /// How many alternatives to tell beside each token and its log probability.
+        logprobs: Option<usize>,
     },
 }
 
@@ -133,8 +141,10 @@ pub enum TaskError {
     },
     /// `max_tokens` is 0.
     NoTokens,
-    /// Schemas are not served yet.
-    Unserved,
+    /// Stop strings beside a schema.
+    StopsInJson,
+    /// The schema cannot be used.
+    Schema(SchemaError),
     /// A sampling setting is outside its range.
     Sampling(SamplingError),
 }
@@ -168,11 +178,12 @@ impl fmt::Display for TaskError {
             TaskError::ExampleAnswer { index, answer } => {
                 write!(
                     f,
-                    "example {index} answers {answer:?}, which this task cannot answer; use one of its labels"
+                    "example {index} answers {answer:?}, which this task cannot answer; use one of its labels, or JSON"
                 )
             }
             TaskError::NoTokens => f.write_str("limits.max_tokens is 0; ask for at least 1"),
-            TaskError::Unserved => f.write_str("this version does not serve schemas yet"),
+            TaskError::StopsInJson => f.write_str(STOPS_IN_JSON),
+            TaskError::Schema(error) => write!(f, "{error}"),
             TaskError::Sampling(error) => write!(f, "{error}"),
         }
     }
@@ -237,14 +248,20 @@ impl Task {
                 }
                 decision((min..=max).map(|value| value.to_string()).collect(), Reading::Score { min })
             }
-            Kind::Extract => return Err(TaskError::Unserved),
-            Kind::Text => {
+            Kind::Text | Kind::Extract => {
+                let schema = match (ask.kind, &ask.schema) {
+                    (Kind::Extract, None) => return Err(missing("schema")),
+                    (_, schema) => schema.as_ref().map(Schema::new).transpose().map_err(TaskError::Schema)?,
+                };
                 let (sampling, stops) = sampling(ask.sampling).map_err(TaskError::Sampling)?;
                 let max_tokens = limits.max_tokens.map(|tokens| tokens as usize);
                 if max_tokens == Some(0) {
                     return Err(TaskError::NoTokens);
                 }
-                Answering::Text { sampling, stops, max_tokens }
+                if schema.is_some() && !stops.is_empty() {
+                    return Err(TaskError::StopsInJson);
+                }
+                Answering::Text { sampling, stops, max_tokens, schema, logprobs: None }
             }
         };
         let examples: Vec<_> = ask
@@ -253,9 +270,14 @@ impl Task {
             .into_iter()
             .map(|example| (example.text, example.answer))
             .collect();
-        if let Answering::Decision { labels, .. } = &answering
-            && let Some(index) = examples.iter().position(|(_, answer)| !labels.contains(answer))
-        {
+        let cannot_be = |answer: &String| match &answering {
+            Answering::Decision { labels, .. } => !labels.contains(answer),
+            Answering::Text { schema: Some(_), .. } => {
+                serde_json::from_str::<serde::de::IgnoredAny>(answer).is_err()
+            }
+            Answering::Text { .. } => false,
+        };
+        if let Some(index) = examples.iter().position(|(_, answer)| cannot_be(answer)) {
             return Err(TaskError::ExampleAnswer { index, answer: examples[index].1.clone() });
         }
         let long = ask.long.map(|Long::MapReduce| LongForm {
@@ -399,6 +421,10 @@ mod tests {
             ("kind = 'text'\ninstructions = 'x'\n[limits]\nlong_tokens = 9", "without long"),
             ("kind = 'yes_no'\ninstructions = 'x'\nlong = 'map_reduce'", "no use for long"),
             ("kind = 'text'\ninstructions = 'x'\nlong = 'cut'", "unknown variant `cut`"),
+            ("kind = 'extract'\ninstructions = 'x'", "needs schema"),
+            ("kind = 'extract'\ninstructions = 'x'\nschema = '7'", "a schema is a JSON object"),
+            ("kind = 'extract'\ninstructions = 'x'\nschema = { not = {} }", "\"not\" is not supported"),
+            ("kind = 'text'\ninstructions = 'x'\nschema = {}", "no use for schema"),
             ("kind = 'poem'", "unknown variant `poem`"),
             ("kind = 'text'\nintsructions = 'x'", "unknown field `intsructions`"),
         ];
@@ -406,6 +432,25 @@ mod tests {
             let message = task(toml).expect_err(toml);
             assert!(message.contains(expected), "{toml}: {message}");
         }
+    }
+
+    #[test]
+    fn an_extract_has_its_schema_in_the_order_of_the_file() {
+        let toml = "kind = 'extract'\ninstructions = 'What?'\n[schema]\ntype = 'object'\n\
+                    properties.z = { type = 'integer' }\nproperties.a = { enum = ['x', 1.5] }";
+        match task(toml).expect("it makes sense").answering {
+            Answering::Text { schema: Some(schema), .. } => assert_eq!(
+                schema.text(),
+                r#"{"type":"object","properties":{"z":{"type":"integer"},"a":{"enum":["x",1.5]}}}"#
+            ),
+            other => panic!("{other:?}"),
+        }
+        let text = toml.replace("[schema]", "[limits]\nmax_tokens = 9\n[schema]");
+        assert!(task(&text).is_ok());
+        let stops = format!("{toml}\n[sampling]\nstop = ['}}']");
+        assert!(task(&stops).expect_err("stops").contains("leave out stop or schema"));
+        let example = format!("{toml}\n[[example]]\ntext = 'a'\nanswer = '{{'");
+        assert!(task(&example).expect_err("no JSON").contains("or JSON"));
     }
 
     #[test]

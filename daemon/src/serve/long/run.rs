@@ -241,6 +241,7 @@ impl<'r> Run<'r> {
             prompt: part.prompt.clone(),
             goal: JobGoal::Task(Arc::clone(task)),
             text: None,
+            grammar: None,
             stream: self.job.stream && is_last,
             queued_at: Instant::now(),
             deadline: self.job.deadline,

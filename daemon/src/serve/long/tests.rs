@@ -109,6 +109,7 @@ impl Bench {
             prompt: PromptForm::bare().task(&task, text),
             goal: JobGoal::Task(Arc::new(task)),
             text: Some(text.into()),
+            grammar: None,
             stream: false,
             queued_at: Instant::now(),
             deadline: None,

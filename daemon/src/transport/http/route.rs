@@ -276,7 +276,9 @@ async fn detokenize(service: &Service, mut fields: Fields) -> Result<Value, ApiE
         Found::NoToken { id, tokens } => {
             Err(ApiError::field("tokens", format!("there is no token {id}; there are 0 to {}", tokens - 1)))
         }
-        Found::Tokens(_) | Found::Lengths(_) => Err(ApiError::internal("an answer of another kind came")),
+        Found::Tokens(_) | Found::Lengths(_) | Found::Words(_) => {
+            Err(ApiError::internal("an answer of another kind came"))
+        }
     }
 }
 
