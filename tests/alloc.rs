@@ -61,7 +61,7 @@ impl Constraint for EveryThird {
     }
 
     fn allows(&mut self, _: u64, token: u32) -> bool {
-        token % 3 == 0 && (token as usize) < THIRDS.len() * 32
+        token.is_multiple_of(3) && (token as usize) < THIRDS.len() * 32
     }
 
     fn allowed(&mut self, _: u64) -> &[u32] {

@@ -31,7 +31,7 @@ impl Hashed {
 
     fn allows_at(&self, place: usize, token: u32) -> bool {
         let hash = Rng::new(place as u64 * 1_000_003 + u64::from(token)).next_u64();
-        self.one_in > 0 && hash % self.one_in == 0 && (token as usize) < self.vocab
+        self.one_in > 0 && hash.is_multiple_of(self.one_in) && (token as usize) < self.vocab
     }
 }
 

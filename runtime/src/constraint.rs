@@ -123,7 +123,7 @@ mod tests {
         }
 
         fn allows(&mut self, _: u64, token: u32) -> bool {
-            token % 2 == 0 && token < 64
+            token.is_multiple_of(2) && token < 64
         }
 
         fn allowed(&mut self, _: u64) -> &[u32] {

@@ -102,7 +102,7 @@ fn what_cannot_be_kept_is_refused_before_it_is_queued() {
     let mut request = Request::new(client.new_id());
     request.ask = Some(Ask { instructions: Some("x".into()), ..Ask::new(Kind::Extract) });
     request.text = Some("x".into());
-    assert!(refused(&mut client, &request).contains("an extract task needs schema"));
+    assert!(refused(&mut client, &request).contains("a task of kind extract needs schema"));
     drop(client);
     server.stop();
 }

@@ -152,9 +152,9 @@ pub enum TaskError {
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TaskError::Missing { field, kind } => write!(f, "a {kind} task needs {field}"),
+            TaskError::Missing { field, kind } => write!(f, "a task of kind {kind} needs {field}"),
             TaskError::Unused { field, kind } => {
-                write!(f, "a {kind} task has no use for {field}; leave it out or change kind")
+                write!(f, "a task of kind {kind} has no use for {field}; leave it out or change kind")
             }
             TaskError::NotLong { field } => {
                 write!(f, "{field} has no use without long; say long = \"map_reduce\" or leave it out")

@@ -66,7 +66,7 @@ struct TooMany;
 
 impl Chooser<'_> {
     /// Chooses from penalised `logits: [vocab]`; `None` if none may follow.
-    fn from_all(&mut self, logits: &mut [f32]) -> Option<u32> {
+    fn among_all(&mut self, logits: &mut [f32]) -> Option<u32> {
         if let Some(rules) = &mut self.rules {
             if self.sampling.need(logits.len()) == Need::Best {
                 let favourite = argmax(logits);
@@ -84,7 +84,7 @@ impl Chooser<'_> {
 
     /// Chooses from what logits can be at most, `bounds: [vocab]`, which is used up, and from the first `known` candidates,
     /// whose logits are exact.
-    fn from_bounds(
+    fn among_bounds(
         &mut self,
         planes: &Planes<'_>,
         state: (&[i8], &Query),
@@ -162,7 +162,7 @@ impl Engine<'_> {
                 let logit = planes.logit(set, state.0, state.1, token.id as usize);
                 token.score = penalized(sampling, logit);
             }
-            match chooser.from_bounds(planes, state, logits, known) {
+            match chooser.among_bounds(planes, state, logits, known) {
                 Ok(chosen) => return chosen,
                 Err(TooMany) => {
                     let rows = (&[][..], row..row + 1);
@@ -171,6 +171,6 @@ impl Engine<'_> {
             }
         }
         penalize(sampling, logits, history, chooser.candidates);
-        chooser.from_all(logits)
+        chooser.among_all(logits)
     }
 }
