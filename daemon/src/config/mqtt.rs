@@ -1,5 +1,6 @@
 //! `[mqtt]` and `[[watch]]`: the broker, who the daemon is there, and which topics of others it reads.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -14,6 +15,8 @@ use crate::transport::mqtt::topic::{self, overlap};
 pub struct MqttSection {
     /// `mqtt://host:port`, `mqtts://host:port` for TLS, or `unix:/path`.
     pub broker: String,
+    /// Version of MQTT, `5` or `3.1.1`. A broker that does not speak 5 is spoken to in 3.1.1 all the same.
+    pub protocol: Protocol,
     /// Who the daemon is to the broker; `tern-` and the device without it.
     pub client_id: Option<String>,
     /// First part of every topic of ours; it may have several levels.
@@ -46,6 +49,8 @@ pub struct MqttSection {
     pub cache_s: u32,
     /// Bytes of requests and answers kept on disk and in memory.
     pub outbox_bytes: u32,
+    /// Times that the daemon may end without a word while it works on a request, before that is given up; 0 for ever.
+    pub attempts: u32,
     /// Seconds between figures on `<base>/<device>/metrics`.
     pub metrics_s: u32,
     /// Prefix of Home Assistant's discovery topics, mostly `homeassistant`; without it nothing is announced.
@@ -56,6 +61,7 @@ impl Default for MqttSection {
     fn default() -> Self {
         MqttSection {
             broker: "mqtt://localhost:1883".into(),
+            protocol: Protocol::default(),
             client_id: None,
             base: "tern".into(),
             device: None,
@@ -72,9 +78,31 @@ impl Default for MqttSection {
             reconnect_most_ms: 60_000,
             cache_s: 600,
             outbox_bytes: 4 << 20,
+            attempts: 3,
             metrics_s: 30,
             discovery: None,
         }
+    }
+}
+
+/// A version of MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Protocol {
+    /// MQTT 5.
+    #[default]
+    #[serde(rename = "5")]
+    V5,
+    /// MQTT 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V311,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::V5 => "5",
+            Protocol::V311 => "3.1.1",
+        })
     }
 }
 
@@ -217,6 +245,7 @@ impl MqttSection {
             ("mqtt.reconnect_most_ms", u64::from(self.reconnect_most_ms), 10, 3_600_000),
             ("mqtt.cache_s", u64::from(self.cache_s), 0, 604_800),
             ("mqtt.outbox_bytes", u64::from(self.outbox_bytes), 64 << 10, 1 << 30),
+            ("mqtt.attempts", u64::from(self.attempts), 0, 100),
             ("mqtt.metrics_s", u64::from(self.metrics_s), 1, 86_400),
         ];
         super::in_range(&ranges)?;
@@ -244,6 +273,9 @@ impl MqttSection {
         ] {
             let Some(found) = found else { continue };
             let one_level = key != "mqtt.base" && found.contains('/');
+            if key == "mqtt.device" && found == "any" {
+                return Err(value(key, found, "another name; any is for all devices of a group"));
+            }
             if !topic::is_plain(found) || one_level {
                 return Err(value(key, found, plain));
             }
@@ -253,7 +285,7 @@ impl MqttSection {
 
     fn check_watches(&self, watches: &[Watch]) -> Result<(), ConfigError> {
         let own = self.request_filters();
-        for (index, watch) in watches.iter().enumerate() {
+        for watch in watches {
             if !topic::is_filter(&watch.topic) {
                 return Err(value("watch.topic", &watch.topic, "a topic filter, as in sensors/+/log"));
             }
@@ -263,10 +295,6 @@ impl MqttSection {
                     &watch.topic,
                     "a filter that takes none of our own requests",
                 ));
-            }
-            if let Some(other) = watches[..index].iter().find(|other| overlap(&other.topic, &watch.topic)) {
-                let found = format!("{} beside {}", watch.topic, other.topic);
-                return Err(value("watch.topic", found, "filters of which no two take the same topic"));
             }
             let example = watch.answer.replace("{topic}", "t").replace("{device}", "d");
             if !topic::is_plain(&example) {
@@ -291,6 +319,11 @@ impl MqttSection {
             if watch.expiry_s == Some(0) {
                 return Err(value("watch.expiry_s", "0", "at least 1 second"));
             }
+        }
+        let joined = topic::cover(watches.iter().map(|watch| watch.topic.as_str()));
+        if let Some(wide) = joined.iter().find(|wide| own.iter().any(|own| overlap(wide, own))) {
+            let found = format!("filters that cross, and are {wide} together");
+            return Err(value("watch.topic", found, "filters that take none of our own requests together"));
         }
         Ok(())
     }
@@ -331,6 +364,7 @@ mod tests {
         };
         assert_eq!(check(sound, ""), Ok(()));
         assert_eq!(check(sound, &watch("site/+/log", "graded/{topic}")), Ok(()));
+        assert_eq!(check("protocol = '3.1.1'", &(watch("a/+", "x") + &watch("+/b", "y"))), Ok(()));
         for (section, watches, words) in [
             ("broker = 'plant'", String::new(), "mqtt.broker is \"plant\""),
             ("broker = 'mqtts://plant'", String::new(), "mqtt.tls.ca"),
@@ -343,7 +377,9 @@ mod tests {
             ("devise = 'pi'", String::new(), "devise"),
             (sound, watch("a/#/b", "x"), "watch.topic"),
             (sound, watch("tern/pi/#", "x"), "our own requests"),
-            (sound, watch("a/+", "x") + &watch("+/b", "y"), "+/b beside a/+"),
+            (sound, watch("tern/+/+/x", "x") + &watch("tern/z/+/+", "y"), "tern/+/+/+ together"),
+            ("device = 'any'", String::new(), "all devices of a group"),
+            ("protocol = '4'", String::new(), "unknown variant `4`"),
             (sound, watch("a/b", "x/+"), "watch.answer"),
             (sound, watch("a/#", "a/answers"), "reads again"),
             (sound, watch("a/#", "a/{topic}"), "reads again"),

@@ -5,6 +5,7 @@ use tern_protocol::answer::Reason;
 use tern_protocol::limits::ID_BYTES;
 
 use super::clock::Millis;
+use super::journal::fnv1a;
 use super::link::Message;
 use super::outbox::ReplyTo;
 use super::payload::{self, PayloadError};
@@ -18,9 +19,11 @@ const KINDS: [&str; 4] = ["ask", "generate", "chat", "status"];
 /// Fields that make a JSON object a request rather than a record to be read.
 const MARKS: [&str; 7] = ["text", "payload", "ask", "generate", "chat", "reply_to", "ttl_s"];
 
-/// What a message asks for.
+/// What a message asks for; where several watches read it, one of the things.
 #[derive(Debug)]
 pub struct Asked {
+    /// Hash of what is asked: the same message gives the same, but another for each watch that reads it.
+    pub hash: u64,
     /// Where the answer goes.
     pub reply_to: ReplyTo,
     /// The request, with an id that is to be replaced; or what is wrong with it.
@@ -46,8 +49,6 @@ pub enum Route<'t> {
     Watch(&'t Watch),
     /// Home Assistant says how it is.
     HomeAssistant,
-    /// It is not read, or not any more.
-    Unknown,
 }
 
 impl Topics {
@@ -72,45 +73,46 @@ impl Topics {
         format!("{}/{}/{last}", self.base, self.device)
     }
 
-    /// Filters to subscribe to.
+    /// Filters to subscribe to, no two of which take the same topic.
     pub fn filters(&self, shared: bool) -> Vec<String> {
         let mut filters = vec![self.own("+/request")];
         match &self.group {
             Some(group) if shared => filters.push(format!("$share/{group}/{}/any/+/request", self.base)),
             _ => {}
         }
-        filters.extend(self.watches.iter().map(|watch| watch.topic.clone()));
-        filters.extend(self.discovery.as_ref().map(|prefix| format!("{prefix}/status")));
+        let birth = self.discovery.as_ref().map(|prefix| birth_topic(prefix));
+        let read = self.watches.iter().map(|watch| watch.topic.as_str()).chain(birth.as_deref());
+        filters.extend(topic::cover(read));
         filters
     }
 
-    /// Why `topic` is read.
-    pub fn route<'t>(&'t self, topic: &'t str) -> Route<'t> {
+    /// Why `topic` is read; nothing if it is not, or not any more.
+    pub fn routes<'t>(&'t self, topic: &'t str) -> Vec<Route<'t>> {
         if let Some(rest) = topic.strip_prefix(&self.base).and_then(|rest| rest.strip_prefix('/')) {
             let levels: Vec<_> = rest.split('/').collect();
             match levels[..] {
                 [device, task, "request"]
                     if device == self.device || device == "any" && self.group.is_some() =>
                 {
-                    return Route::Request(task);
+                    // No watch takes these.
+                    return vec![Route::Request(task)];
                 }
                 _ => {}
             }
         }
-        if self.discovery.as_ref().is_some_and(|prefix| topic == format!("{prefix}/status")) {
-            return Route::HomeAssistant;
-        }
-        let watch = self.watches.iter().find(|watch| topic::matches(&watch.topic, topic));
-        watch.map_or(Route::Unknown, Route::Watch)
+        let is_birth = self.discovery.as_ref().is_some_and(|prefix| topic == birth_topic(prefix));
+        let watches = self.watches.iter().filter(|watch| topic::matches(&watch.topic, topic));
+        is_birth.then_some(Route::HomeAssistant).into_iter().chain(watches.map(Route::Watch)).collect()
     }
 
     /// Whether an answer sent to `topic` would come back to us.
     fn reads(&self, topic: &str) -> bool {
-        self.route(topic) != Route::Unknown
+        !self.routes(topic).is_empty()
     }
 
     /// What a message to the task, or the kind of request, `task` asks for.
     pub fn asked(&self, task: &str, message: &Message, now: Millis) -> Asked {
+        let hash = fnv1a(&[message.topic.as_bytes(), &[0], &message.payload]);
         let mut reply_to = ReplyTo {
             topic: self.own(&format!("{task}/response")),
             correlation: message.correlation.clone(),
@@ -133,7 +135,7 @@ impl Topics {
         if reply_to.id.is_empty() {
             reply_to.id = reply_to.correlation.as_deref().map(name).unwrap_or_default();
         }
-        Asked { reply_to, request }
+        Asked { hash, reply_to, request }
     }
 
     fn request(
@@ -144,6 +146,9 @@ impl Topics {
         reply_to: &mut ReplyTo,
     ) -> Result<Box<Request>, (Reason, String)> {
         let format = payload::format_of(message.content_type.as_deref());
+        if let Some(bytes) = message.oversize {
+            return Err(too_large(bytes));
+        }
         let text = payload::utf8(&message.payload).map_err(bad)?;
         let object = match format {
             Format::Auto | Format::Json if text.trim_start().starts_with('{') => {
@@ -239,15 +244,31 @@ impl Topics {
             Format::Auto => payload::format_of(message.content_type.as_deref()),
             chosen => chosen,
         };
-        let text = payload::text(&message.payload, format, watch.field.as_deref());
-        let request = text.map(|text| Box::new(Request::task("", watch.task.as_str(), text))).map_err(bad);
-        Asked { reply_to, request }
+        let request = match message.oversize {
+            Some(bytes) => Err(too_large(bytes)),
+            None => payload::text(&message.payload, format, watch.field.as_deref())
+                .map(|text| Box::new(Request::task("", watch.task.as_str(), text)))
+                .map_err(bad),
+        };
+        let field = watch.field.as_deref().unwrap_or_default();
+        let hash =
+            [&message.topic, &watch.topic, &watch.task, &watch.answer, field].map(str::as_bytes).join(&0);
+        Asked { hash: fnv1a(&[&hash, &[0], &message.payload]), reply_to, request }
     }
 
     /// Whether an answer may go to this topic.
     pub fn may_answer(&self, topic: &str) -> bool {
         topic::is_topic(topic) && !self.reads(topic)
     }
+}
+
+/// Where Home Assistant says that it has started.
+fn birth_topic(prefix: &str) -> String {
+    format!("{prefix}/status")
+}
+
+fn too_large(bytes: usize) -> (Reason, String) {
+    (Reason::TooLarge, format!("the message has {bytes} bytes; send less, or raise mqtt.packet_bytes"))
 }
 
 fn bad(message: impl std::fmt::Display) -> (Reason, String) {
@@ -295,6 +316,7 @@ mod tests {
         Message {
             topic: topic.into(),
             payload: payload.into(),
+            oversize: None,
             ticket: Some(1),
             again: false,
             response_topic: None,
@@ -307,12 +329,12 @@ mod tests {
     #[test]
     fn topics_are_told_apart() {
         let topics = topics();
-        assert_eq!(topics.route("tern/pi/log-severity/request"), Route::Request("log-severity"));
-        assert_eq!(topics.route("tern/any/summarize/request"), Route::Request("summarize"));
-        assert_eq!(topics.route("tern/other/summarize/request"), Route::Unknown);
-        assert_eq!(topics.route("homeassistant/status"), Route::HomeAssistant);
-        assert!(matches!(topics.route("site/a/log"), Route::Watch(_)));
-        assert_eq!(topics.route("site/a/b/log"), Route::Unknown);
+        assert_eq!(topics.routes("tern/pi/log-severity/request"), [Route::Request("log-severity")]);
+        assert_eq!(topics.routes("tern/any/summarize/request"), [Route::Request("summarize")]);
+        assert_eq!(topics.routes("tern/other/summarize/request"), []);
+        assert_eq!(topics.routes("homeassistant/status"), [Route::HomeAssistant]);
+        assert!(matches!(topics.routes("site/a/log")[..], [Route::Watch(_)]));
+        assert_eq!(topics.routes("site/a/b/log"), []);
         assert_eq!(
             topics.filters(true),
             ["tern/pi/+/request", "$share/workers/tern/any/+/request", "site/+/log", "homeassistant/status"]
@@ -390,7 +412,7 @@ mod tests {
         let topics = topics();
         let mut record = message("site/press 1/log", br#"{"message":"fan stopped","n":3}"#);
         record.expiry_s = Some(600);
-        let Route::Watch(watch) = topics.route(&record.topic) else { panic!("it is watched") };
+        let [Route::Watch(watch)] = topics.routes(&record.topic)[..] else { panic!("it is watched") };
         let asked = topics.watched(watch, &record, 0);
         assert_eq!(
             (asked.reply_to.topic.as_str(), asked.reply_to.expires),

@@ -1,6 +1,8 @@
 //! The thread between broker and engine: takes messages, owes answers, and pays them in order.
 
+mod connecting;
 mod paying;
+mod suspects;
 mod taking;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,13 +13,16 @@ use super::asked::Topics;
 use super::clock::{Clock, Millis};
 use super::complaints::Complaints;
 use super::inbox::{Inbox, Input};
-use super::link::{BrokerLimits, Dial, Link, LinkEvent, LinkFull, LinkOptions, Loss, Message, Publication};
-use super::outbox::{Number, Outbox, Stage};
+use super::link::{BrokerLimits, Dial, Link, LinkEvent, LinkOptions, Loss, Message, Publication};
+use super::outbox::{Number, Outbox};
 use super::presence::Presence;
 use super::reconnect::Pauses;
 use super::requester::Client;
+use super::version::Version;
+use crate::config::mqtt::Protocol;
 use crate::serve::requester::Requester;
 use crate::serve::service::Service;
+use suspects::Suspects;
 
 /// Publications under way at most.
 pub const WINDOW: u16 = 16;
@@ -40,15 +45,18 @@ const STEADY: Duration = Duration::from_secs(10);
 /// Pause before a publication is tried again that the broker would not take.
 const DEFERRED: Duration = Duration::from_secs(5);
 
+/// Messages that are held while there is no room, as a multiple of the receive maximum.
+const HELD: usize = 4;
+
 /// Time for the last answers when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A message that the broker waits to have acknowledged.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Ticket {
     packet: u16,
-    /// What has to be delivered first, if anything.
-    number: Option<Number>,
+    /// What has to be delivered first.
+    numbers: Vec<Number>,
 }
 
 /// A connection that stands or is being made.
@@ -80,16 +88,22 @@ pub struct Parts {
     pub presence: Presence,
     /// Pauses between connections.
     pub pauses: Pauses,
+    /// The version of MQTT.
+    pub version: Version,
     /// Messages that the broker may send before one is acknowledged.
     pub receive_maximum: usize,
     /// Bytes of the largest packet.
     pub packet_bytes: usize,
     /// Time between figures.
     pub figures: Duration,
+    /// Times that the daemon may end with a request; 0 for ever.
+    pub attempts: u32,
 }
 
-/// Makes the options of a connection, or says what is in the way.
-pub struct OptionsSource(pub Box<dyn Fn(Publication) -> Result<LinkOptions, String> + Send>);
+/// Makes the options of a connection from its last will and its version, or says what is in the way.
+pub struct OptionsSource(pub Box<MakeOptions>);
+
+type MakeOptions = dyn Fn(Publication, Protocol) -> Result<LinkOptions, String> + Send;
 
 impl std::fmt::Debug for OptionsSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -118,6 +132,13 @@ pub struct Bridge {
     resubmit: Vec<(Instant, Number)>,
     resend: Vec<(Instant, Number)>,
     figures_at: Instant,
+    /// What is subscribed to, when the broker has said so.
+    filters: Vec<String>,
+    suspects: Suspects,
+    /// More came than can be held; what follows stays with the broker until the connection is made anew.
+    shedding: bool,
+    /// The outbox was not on disk when that was last looked at.
+    in_trouble: bool,
     /// No request is begun any more.
     quiet: bool,
     /// When the daemon is to be gone.
@@ -144,6 +165,10 @@ impl Bridge {
             resubmit: Vec::new(),
             resend: Vec::new(),
             figures_at: now,
+            filters: Vec::new(),
+            suspects: Suspects::new(),
+            shedding: false,
+            in_trouble: false,
             quiet: false,
             finish_by: None,
             dropped: Complaints::default(),
@@ -177,24 +202,9 @@ impl Bridge {
             self.parts.outbox.sync();
             self.send_answers();
             self.acknowledge();
+            self.fetch_shed();
         }
         self.say_goodbye();
-    }
-
-    /// Takes up what an earlier process has left.
-    fn recover(&mut self) {
-        let waiting = self.parts.outbox.numbers(|stage| matches!(stage, Stage::Waiting(_)));
-        self.to_send.extend(self.parts.outbox.numbers(|stage| matches!(stage, Stage::Answered(_))));
-        if !waiting.is_empty() || !self.to_send.is_empty() {
-            log::info!(
-                "the outbox has {} requests to run and {} answers to deliver",
-                waiting.len(),
-                self.to_send.len()
-            );
-        }
-        for number in waiting {
-            self.submit(number);
-        }
     }
 
     fn next_moment(&self) -> Instant {
@@ -205,121 +215,7 @@ impl Bridge {
             next = next.min(self.connect_at);
         }
         let again = self.resubmit.iter().chain(&self.resend).map(|(at, _)| *at);
-        again.chain(self.finish_by).fold(next, Instant::min).max(now)
-    }
-
-    fn connect(&mut self) {
-        let number = self.parts.inbox.next_connection();
-        let inbox = Arc::clone(&self.parts.inbox);
-        let report = Box::new(move |event| inbox.push_event(number, event));
-        let options = (self.parts.options.0)(self.parts.presence.will());
-        match options.and_then(|options| self.parts.dial.dial(&options, report)) {
-            Ok(link) => self.connection = Some(Connection { link, up: None }),
-            Err(reason) => self.on_lost(&Loss { reason, lasting: true }),
-        }
-    }
-
-    fn on_event(&mut self, event: LinkEvent) {
-        if self.connection.is_none() {
-            // It was given up while this event waited; what it says holds no more.
-            return;
-        }
-        match event {
-            LinkEvent::Connected { session_present, limits } => self.on_connected(session_present, limits),
-            LinkEvent::Message(message) => self.on_message(message),
-            LinkEvent::Published { token, outcome } => self.on_published(token, outcome),
-            LinkEvent::SubscriptionRefused { refused, reason } => {
-                log::error!(
-                    "the broker refused {refused} of our subscriptions ({reason}); no requests come by them: allow them there"
-                );
-                self.parts.presence.problem = Some(format!("{refused} subscriptions refused"));
-            }
-            LinkEvent::Lost(loss) => self.on_lost(&loss),
-        }
-    }
-
-    fn on_connected(&mut self, session_present: bool, limits: BrokerLimits) {
-        let Some(connection) = &mut self.connection else { return };
-        connection.up = Some((Instant::now(), limits));
-        let filters = self.parts.topics.filters(limits.shared);
-        let subscribed = connection.link.subscribe(&filters);
-        if !limits.shared {
-            log::warn!("the broker knows no shared subscriptions; only requests to this device come");
-        }
-        if session_present {
-            log::info!("connected to the broker; it has kept our session");
-        } else {
-            // Packet identifiers belong to the session.
-            self.parts.outbox.forget_tickets();
-            if self.parts.outbox.had_session() {
-                log::error!(
-                    "connected to the broker, which has forgotten our session: requests that it held for us are lost \
-                     unless their senders repeat them; {} taken before go on, {} answers are sent",
-                    self.parts.outbox.waiting(),
-                    self.to_send.len() + self.under_way.len()
-                );
-            } else {
-                log::info!("connected to the broker, in a new session");
-            }
-        }
-        self.parts.outbox.note_session();
-        self.checked(subscribed);
-        self.announce();
-        self.figures_at = Instant::now();
-    }
-
-    /// Says that the device is here.
-    fn announce(&mut self) {
-        let online = self.parts.presence.online(&self.parts.service);
-        self.tell(NO_TOKEN, online);
-        if let Some(discovery) = self.parts.presence.discovery(&self.parts.service) {
-            self.tell(NO_TOKEN, discovery);
-        }
-    }
-
-    /// Publishes what is of ours alone; without a connection it is not said.
-    fn tell(&mut self, token: u64, publication: Publication) {
-        let size = publication.packet_bytes();
-        let Some((link, limits)) = self.up() else { return };
-        if size > limits.packet_bytes.map_or(usize::MAX, |bytes| bytes as usize) {
-            return log::error!("{} of {size} bytes is more than the broker takes", publication.topic);
-        }
-        let retain = publication.retain && limits.retain;
-        let sent = link.publish(token, Publication { retain, ..publication });
-        self.checked(sent);
-    }
-
-    fn up(&mut self) -> Option<(&mut dyn Link, BrokerLimits)> {
-        let connection = self.connection.as_mut()?;
-        let (_, limits) = connection.up?;
-        Some((&mut *connection.link, limits))
-    }
-
-    fn checked(&mut self, sent: Result<(), LinkFull>) {
-        if sent.is_err() {
-            let reason = "the connection takes nothing any more".into();
-            self.on_lost(&Loss { reason, lasting: false });
-        }
-    }
-
-    fn on_lost(&mut self, loss: &Loss) {
-        let was_up = self.connection.take().and_then(|connection| connection.up);
-        // Nobody listens to it any more, should it go on.
-        self.parts.inbox.next_connection();
-        if was_up.is_some_and(|(since, _)| since.elapsed() >= STEADY) {
-            self.parts.pauses.reset();
-        }
-        // The broker sends again what it has no acknowledgement of, and so do we.
-        self.tickets.clear();
-        self.held.clear();
-        self.to_send.extend(std::mem::take(&mut self.under_way).into_keys());
-        let pause = self.parts.pauses.next(loss.lasting);
-        self.connect_at = Instant::now() + pause;
-        if self.finish_by.is_none() {
-            let level = if loss.lasting { log::Level::Error } else { log::Level::Warn };
-            let what = if was_up.is_some() { "the broker is lost" } else { "the broker cannot be reached" };
-            log::log!(level, "{what}: {}; trying again in {:.1} s", loss.reason, pause.as_secs_f32());
-        }
+        again.chain(self.finish_by).chain(self.suspects.next_moment()).fold(next, Instant::min).max(now)
     }
 
     fn on_time(&mut self) {
@@ -334,6 +230,7 @@ impl Bridge {
         for number in again {
             self.submit(number);
         }
+        self.next_suspect();
         self.parts.outbox.tidy();
         while !self.held.is_empty()
             && !self.parts.outbox.is_full()
@@ -345,7 +242,11 @@ impl Bridge {
         }
         if self.under_way.values().any(|since| now.saturating_duration_since(*since) >= ACKNOWLEDGE) {
             let reason = format!("an answer was not acknowledged within {} s", ACKNOWLEDGE.as_secs());
-            self.on_lost(&Loss { reason, lasting: false });
+            self.on_lost(&Loss::passing(reason));
+        }
+        let in_trouble = self.parts.outbox.trouble().is_some();
+        if std::mem::replace(&mut self.in_trouble, in_trouble) != in_trouble {
+            self.figures_at = now;
         }
         if self.figures_at <= now {
             self.figures_at = now + self.parts.figures;

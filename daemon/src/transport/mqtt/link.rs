@@ -7,15 +7,17 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::mqtt::Broker;
+use crate::config::mqtt::{Broker, Protocol};
 
 /// A message that came in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Its topic; what is not UTF-8 is replaced.
     pub topic: String,
-    /// What it says.
+    /// What it says; nothing if it is oversize.
     pub payload: Vec<u8>,
+    /// Bytes of a payload that is more than was to be sent to us; it was not kept.
+    pub oversize: Option<usize>,
     /// Packet identifier by which it is acknowledged; `None` at QoS 0.
     pub ticket: Option<u16>,
     /// The broker has sent it before on this session.
@@ -75,6 +77,8 @@ impl Publication {
 /// What a broker lets its clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrokerLimits {
+    /// What is spoken with it.
+    pub protocol: Protocol,
     /// Bytes of the largest packet it takes; `None` if it does not say.
     pub packet_bytes: Option<u32>,
     /// Publications it takes before it acknowledges one.
@@ -115,11 +119,11 @@ pub enum LinkEvent {
         /// What became of it.
         outcome: Outcome,
     },
-    /// The broker refused some of the filters of a subscription; the first is told.
-    SubscriptionRefused {
-        /// How many.
+    /// The broker has answered a subscription, and whatever was unsubscribed before it.
+    Subscribed {
+        /// How many of its filters were refused.
         refused: usize,
-        /// What it said.
+        /// What it said to the first of these.
         reason: String,
     },
     /// The connection is gone. Nothing follows.
@@ -133,6 +137,26 @@ pub struct Loss {
     pub reason: String,
     /// Trying again soon makes it no better: bad credentials, or another client under our name.
     pub lasting: bool,
+    /// What it says about the version that we greeted the broker in.
+    pub objection: Objection,
+}
+
+impl Loss {
+    /// A loss that says nothing about the version and may be over soon.
+    pub fn passing(reason: impl Into<String>) -> Self {
+        Loss { reason: reason.into(), lasting: false, objection: Objection::None }
+    }
+}
+
+/// What a broker has against the version of MQTT that it was greeted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objection {
+    /// Nothing that is known.
+    None,
+    /// It hung up on the greeting, as those do that do not understand it, and others for a moment.
+    HungUp,
+    /// It does not speak it.
+    Refused,
 }
 
 /// The link has no room for more; it is stuck.
@@ -142,6 +166,8 @@ pub struct LinkFull;
 /// How to connect.
 #[derive(Clone)]
 pub struct LinkOptions {
+    /// The version of MQTT.
+    pub protocol: Protocol,
     /// Where to.
     pub broker: Broker,
     /// As whom.
@@ -160,6 +186,7 @@ pub struct LinkOptions {
     pub receive_maximum: u16,
     /// Bytes of the largest packet it may send.
     pub packet_bytes: u32,
+    // In 3.1.1 neither can be told to the broker: the caller must bear more, and larger ones come without payload.
     /// Publications that may be under way.
     pub window: u16,
 }
@@ -197,11 +224,18 @@ pub trait Link: fmt::Debug + Send {
     /// If more are being acknowledged than the options allow.
     fn acknowledge(&mut self, ticket: u16) -> Result<(), LinkFull>;
 
-    /// Subscribes to filters. What the broker has retained comes only for filters that are new to our session.
+    /// Subscribes to filters. What the broker has retained comes only for filters that are new to our session; in
+    /// 3.1.1 it comes for all of them.
     ///
     /// # Errors
     /// If too much is under way.
     fn subscribe(&mut self, filters: &[String]) -> Result<(), LinkFull>;
+
+    /// Ends a subscription.
+    ///
+    /// # Errors
+    /// If too much is under way.
+    fn unsubscribe(&mut self, filter: &str) -> Result<(), LinkFull>;
 
     /// Says goodbye, so that the will is not published; the session stays.
     fn disconnect(&mut self);

@@ -1,8 +1,8 @@
-//! MQTT 5: requests from a broker, answers to it, and nothing lost or answered twice differently in between.
+//! MQTT 5 and 3.1.1: requests from a broker, answers to it, and nothing lost or answered twice differently in between.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`link`] | what is needed of an MQTT library; [`client`] is the one file that names it |
+//! | [`link`] | what is needed of an MQTT library; [`client`] is the one folder that names it |
 //! | `tls` | who may vouch for the broker, and who we are to it |
 //! | [`topic`], [`asked`] | topics; from a message to a request |
 //! | [`payload`], [`senml`] | from what devices send to text |
@@ -10,7 +10,7 @@
 //! | [`bridge`], [`inbox`] | the thread that does the work, and what it is told |
 //! | [`requester`], [`complaints`] | the broker as the engine sees it; warnings that do not drown a log |
 //! | [`reply`], [`presence`] | what is said |
-//! | [`reconnect`] | when to connect again |
+//! | [`reconnect`], [`version`] | when to connect again, and in which version |
 //!
 //! # The way of a request
 //!
@@ -39,7 +39,11 @@
 //! Only both losing their memory, a broker without persistence and a device without power, loses a request that was
 //! taken, and then its sender, who has no answer, repeats it.
 //!
-//! Everything is bounded: un-acknowledged messages by the receive maximum, requests in the engine by twice that,
+//! A disk that cannot be written holds all of this up before 5: nothing leaves, and nothing is acknowledged.
+//! A request that is in the engine whenever the daemon ends is given up in the end: see `bridge/suspects.rs`.
+//!
+//! Everything is bounded: un-acknowledged messages by the receive maximum, or, where the broker knows none, by letting
+//! what cannot be held lie there until the connection is made anew; requests in the engine by twice that,
 //! messages of QoS 0 by being dropped beyond it, entries by `outbox_bytes`, publications under way by a window, events
 //! of the connection by the inbox, which lets the connection's thread wait and so the broker.
 
@@ -61,6 +65,7 @@ pub mod senml;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod topic;
+pub mod version;
 
 use std::error::Error;
 use std::fmt;
@@ -70,17 +75,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Transport;
-use crate::config::mqtt::{Broker, MqttSection, Watch};
+use crate::config::mqtt::{Broker, MqttSection, Protocol, Watch};
 use crate::serve::service::Service;
 use asked::Topics;
 use bridge::{Bridge, OptionsSource, Parts};
-use clock::Clock;
 use inbox::{Inbox, Input};
 use journal::{JournalError, fnv1a};
 use link::{Dial, LinkOptions, Publication, TlsPem};
 use outbox::Outbox;
 use presence::Presence;
 use reconnect::Pauses;
+use version::Version;
 
 /// The bridge to the broker cannot start. A broker that is not there is no reason: it is tried again.
 #[derive(Debug)]
@@ -147,14 +152,14 @@ impl MqttTransport {
                 return Err(MqttError::UnknownTask { topic: topic.clone(), task: task.clone() });
             }
         }
-        let clock = Clock::start();
         let cache_ms = u64::from(section.cache_s) * 1000;
-        let outbox = Outbox::open(&section.state_folder(), section.outbox_bytes as usize, cache_ms, clock)
+        let outbox = Outbox::open(&section.state_folder(), section.outbox_bytes as usize, cache_ms)
             .map_err(MqttError::Outbox)?;
+        let clock = outbox.clock();
         let topics = Topics::of(section, watches);
         let presence = Presence::new(topics.clone(), section.discovery.clone());
         // Now, so that a missing file is told at the start; later ones may have changed.
-        let now = options(section, presence.will()).map_err(MqttError::Secret)?;
+        let now = options(section, presence.will(), section.protocol).map_err(MqttError::Secret)?;
         dial.check(&now).map_err(MqttError::Secret)?;
         let theirs = section.clone();
         let inbox = Arc::new(Inbox::default());
@@ -162,7 +167,7 @@ impl MqttTransport {
         let ms = |ms: u32| Duration::from_millis(u64::from(ms));
         let bridge = Bridge::new(Parts {
             dial,
-            options: OptionsSource(Box::new(move |will| options(&theirs, will))),
+            options: OptionsSource(Box::new(move |will, protocol| options(&theirs, will, protocol))),
             service,
             inbox: Arc::clone(&inbox),
             outbox,
@@ -170,9 +175,11 @@ impl MqttTransport {
             topics,
             presence,
             pauses: Pauses::new(ms(section.reconnect_ms), ms(section.reconnect_most_ms), seed),
+            version: Version::new(section.protocol),
             receive_maximum: usize::from(section.receive_maximum),
             packet_bytes: section.packet_bytes as usize,
             figures: Duration::from_secs(u64::from(section.metrics_s)),
+            attempts: section.attempts,
         });
         let thread = std::thread::Builder::new()
             .name("tern-mqtt".into())
@@ -198,7 +205,7 @@ impl Transport for MqttTransport {
 }
 
 /// How to connect, with the contents of all files.
-fn options(section: &MqttSection, will: Publication) -> Result<LinkOptions, String> {
+fn options(section: &MqttSection, will: Publication, protocol: Protocol) -> Result<LinkOptions, String> {
     let login = match (&section.user, &section.password) {
         (Some(user), Some(password)) => Some((user.clone(), password.read_line("the broker's password")?)),
         (Some(user), None) => Some((user.clone(), String::new())),
@@ -218,6 +225,7 @@ fn options(section: &MqttSection, will: Publication) -> Result<LinkOptions, Stri
     };
     let broker = Broker::parse(&section.broker).ok_or("mqtt.broker is no address of a broker")?;
     Ok(LinkOptions {
+        protocol,
         broker,
         client_id: section.client_id(),
         login,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::asked::Topics;
 use super::link::Publication;
+use crate::config::mqtt::Protocol;
 use crate::serve::service::Service;
 use crate::wire::Status;
 
@@ -47,7 +48,7 @@ impl Presence {
     }
 
     /// That the device is here, and what it can do.
-    pub fn online(&self, service: &Service) -> Publication {
+    pub fn online(&self, service: &Service, protocol: Protocol) -> Publication {
         let status = status(service);
         let body = json!({
             "state": "online",
@@ -56,6 +57,7 @@ impl Presence {
             "kernels": status.kernels,
             "queue": status.queue,
             "tasks": status.tasks,
+            "protocol": protocol.to_string(),
             "formats": ["text/plain", "application/json", "application/senml+json"],
         });
         self.retained(self.topics.own("status"), &body)

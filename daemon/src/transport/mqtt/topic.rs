@@ -50,6 +50,11 @@ pub fn matches(filter: &str, topic: &str) -> bool {
 
 /// Whether there is a topic that both filters take.
 pub fn overlap(one: &str, two: &str) -> bool {
+    if one.starts_with('$') != two.starts_with('$')
+        && (one.starts_with(['+', '#']) || two.starts_with(['+', '#']))
+    {
+        return false;
+    }
     let (mut one, mut two) = (one.split('/'), two.split('/'));
     loop {
         match (one.next(), two.next()) {
@@ -58,6 +63,38 @@ pub fn overlap(one: &str, two: &str) -> bool {
             _ => return false,
         }
     }
+}
+
+/// Filters that take all that `filters` take, no two of which take the same topic. So a broker that sends a message once
+/// for each subscription and one that sends it once for each client are the same to us. A filter within another is left
+/// out; only filters that cross become a wider one, which takes more than they do.
+pub fn cover<'f>(filters: impl Iterator<Item = &'f str>) -> Vec<String> {
+    let mut cover: Vec<String> = Vec::new();
+    for filter in filters {
+        let mut wide = filter.to_owned();
+        while let Some(at) = cover.iter().position(|other| overlap(other, &wide)) {
+            wide = join(&cover.remove(at), &wide);
+        }
+        cover.push(wide);
+    }
+    cover
+}
+
+/// The narrowest filter that takes what two that overlap take.
+fn join(one: &str, two: &str) -> String {
+    let (mut one, mut two) = (one.split('/'), two.split('/'));
+    let mut levels = Vec::new();
+    loop {
+        match (one.next(), two.next()) {
+            (None, None) => break,
+            (Some(a), Some(b)) if a != "#" && b != "#" => levels.push(if a == b { a } else { "+" }),
+            _ => {
+                levels.push("#");
+                break;
+            }
+        }
+    }
+    levels.join("/")
 }
 
 #[cfg(test)]
@@ -96,5 +133,30 @@ mod tests {
     fn overlapping_filters_are_found() {
         assert!(overlap("a/+", "+/b") && overlap("a/#", "a") && overlap("#", "x/y") && overlap("a/b", "a/b"));
         assert!(!overlap("a/b", "a/c") && !overlap("a/+", "a/b/c") && !overlap("a", "b"));
+    }
+
+    #[test]
+    fn a_cover_takes_everything_and_nothing_twice() {
+        let covered = |filters: &[&str]| cover(filters.iter().copied());
+        assert_eq!(covered(&["a/b", "c/+", "a/b"]), ["c/+", "a/b"]);
+        assert_eq!(covered(&["a/b", "a/#", "a/+/c"]), ["a/#"]);
+        assert_eq!(covered(&["a/+", "+/b"]), ["+/+"]);
+        // What is joined may meet a third.
+        assert_eq!(covered(&["x/y", "a/+", "+/b"]), ["+/+"]);
+        assert_eq!(covered(&["a", "a/#"]), ["a/#"]);
+        assert_eq!(covered(&["$SYS/#", "#"]), ["$SYS/#", "#"]);
+        let filters = ["a/+/c", "a/b/#", "+/b/c", "d/#", "d/+/e", "f"];
+        let cover = covered(&filters);
+        for (at, one) in cover.iter().enumerate() {
+            assert!(cover[..at].iter().all(|other| !overlap(one, other)), "{cover:?}");
+        }
+        for topic in ["a/x/c", "a/b", "a/b/x/y", "z/b/c", "d", "d/x/e", "f"] {
+            assert!(filters.iter().any(|filter| matches(filter, topic)), "{topic}");
+            assert_eq!(
+                cover.iter().filter(|filter| matches(filter, topic)).count(),
+                1,
+                "{topic} of {cover:?}"
+            );
+        }
     }
 }

@@ -40,7 +40,7 @@ impl Bridge {
     pub(super) fn delivered(&mut self, number: Number) {
         let Some(entry) = self.parts.outbox.entry(number) else { return };
         let fault = matches!(&entry.stage, Stage::Answered(reply) if reply.status >= 500);
-        if fault {
+        if fault && !self.is_given_up(number) {
             // A fault of ours: the same request deserves another try.
             self.parts.outbox.forget(number);
         } else {
@@ -50,6 +50,10 @@ impl Bridge {
 
     /// Sends answers, as many as may be under way.
     pub(super) fn send_answers(&mut self) {
+        // An answer that is not on disk could be followed by another one after a crash.
+        if self.parts.outbox.trouble().is_some() {
+            return;
+        }
         let now = self.parts.clock.now();
         let most = self.parts.packet_bytes;
         while let Some((_, limits)) = self.up() {
@@ -93,16 +97,22 @@ impl Bridge {
 
     /// Acknowledges messages in their order, as far as they are settled.
     pub(super) fn acknowledge(&mut self) {
-        while let Some(&Ticket { packet, number }) = self.tickets.front() {
-            let entry = number.and_then(|number| self.parts.outbox.entry(number));
+        while let Some(Ticket { packet, numbers }) = self.tickets.front() {
             // One that was forgotten has expired.
-            if entry.is_some_and(|entry| !matches!(entry.stage, Stage::Delivered(_))) {
+            let is_done = |number: &Number| {
+                self.parts
+                    .outbox
+                    .entry(*number)
+                    .is_none_or(|entry| matches!(entry.stage, Stage::Delivered(_)))
+            };
+            if !numbers.iter().all(is_done) {
                 return;
             }
+            let packet = *packet;
             let Some((link, _)) = self.up() else { return };
             let sent = link.acknowledge(packet);
-            self.tickets.pop_front();
-            if let Some(number) = number {
+            let ticket = self.tickets.pop_front();
+            for number in ticket.into_iter().flat_map(|ticket| ticket.numbers) {
                 self.parts.outbox.acknowledged(number);
             }
             self.checked(sent);
