@@ -6,6 +6,7 @@
 //! | [`broker`], [`mqtt_peer`] | the broker mosquitto, and clients of it that share no code with the daemon |
 //! | [`daemon`] | a running daemon, and clients that send it any bytes |
 //! | [`mqtt_daemon`] | a daemon at a broker, and a record of its answers |
+//! | [`old_broker`] | a broker that does not know MQTT 5 |
 //! | [`fault_proxy`] | a network that fails on purpose, between the two |
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
@@ -22,5 +23,6 @@ pub mod model;
 pub mod mqtt_daemon;
 pub mod mqtt_peer;
 pub mod npy;
+pub mod old_broker;
 pub mod product;
 pub mod sets;

@@ -153,7 +153,7 @@ impl Loss {
 pub enum Objection {
     /// Nothing that is known.
     None,
-    /// It hung up on the greeting, as those do that do not understand it, and others for a moment.
+    /// It hung up on the greeting or let it lie, as those do that do not understand it, and others for a moment.
     HungUp,
     /// It does not speak it.
     Refused,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Bridge, Connection, NO_TOKEN, STEADY};
 use crate::config::mqtt::Protocol;
 use crate::transport::mqtt::link::{BrokerLimits, Link, LinkEvent, LinkFull, Loss, Objection, Publication};
+use crate::transport::mqtt::version::Welcome;
 
 impl Bridge {
     pub(super) fn connect(&mut self) {
@@ -40,10 +41,16 @@ impl Bridge {
     }
 
     fn on_connected(&mut self, session_present: bool, limits: BrokerLimits) {
+        let protocol = limits.protocol;
+        let welcome = self.parts.version.let_in();
+        if welcome == Welcome::Leave {
+            self.forget_connection();
+            self.connect_at = Instant::now();
+            return;
+        }
         let Some(connection) = &mut self.connection else { return };
         connection.up = Some((Instant::now(), limits));
-        let protocol = limits.protocol;
-        if self.parts.version.is_to_be_told() {
+        if welcome == Welcome::Tell {
             log::error!(
                 "the broker does not speak MQTT 5, so {protocol} is spoken with it: senders must put id, reply_to and \
                  ttl_s into the JSON, answers bear no properties, and the broker decides how much it sends and for how \
@@ -140,12 +147,7 @@ impl Bridge {
         }
         if self.parts.version.lost(loss.objection) {
             self.connect_at = Instant::now();
-            return log::warn!(
-                "the broker will not be greeted in MQTT {} ({}); trying {}",
-                Protocol::V5,
-                loss.reason,
-                self.parts.version.next()
-            );
+            return log::warn!("the broker did not answer to MQTT 5 ({}); trying 3.1.1", loss.reason);
         }
         let pause = self.parts.pauses.next(loss.lasting);
         self.connect_at = Instant::now() + pause;

@@ -234,6 +234,11 @@ fn loss(error: &ConnectionError, is_up: bool) -> Loss {
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
             *reason_code == DisconnectReasonCode::SessionTakenOver
         }
+        // Some that do not understand what comes wait for more of it.
+        ConnectionError::Timeout(_) if !is_up => {
+            objection = Objection::HungUp;
+            false
+        }
         // The refusal of an old broker is too short for this library, which takes it for the end.
         ConnectionError::MqttState(StateError::ConnectionAborted) if !is_up => {
             objection = Objection::HungUp;
