@@ -23,8 +23,9 @@ fn a_request_with_which_the_daemon_ends_each_time_is_given_up_and_others_are_not
         daemon.status_when(|status| status["live"] == 1);
         daemon = start_in(daemon.kill(), &broker, "pi", &slow_model());
     }
-    let answer = me.receive();
-    assert_eq!((answer.name().as_str(), answer.property("status")), ("poison", Some("500")));
+    // The other one's may come again.
+    let answer = me.receive_where(|note| note.name() == "poison");
+    assert_eq!(answer.property("status"), Some("500"));
     let body = answer.json();
     assert!(body["message"].as_str().is_some_and(|words| words.contains("ended 3 times")), "{body}");
     operator.receive_where(|note| {
@@ -32,9 +33,9 @@ fn a_request_with_which_the_daemon_ends_each_time_is_given_up_and_others_are_not
     });
     // It stays given up for who asks again, and the rest goes on.
     me.publish(&talk("poison"));
-    assert_eq!(me.receive().payload, answer.payload);
+    assert_eq!(me.receive_where(|note| note.name() == "poison").payload, answer.payload);
     me.publish(&talk("next"));
-    assert_eq!(me.receive().property("status"), Some("200"));
+    assert_eq!(me.receive_where(|note| note.name() == "next").property("status"), Some("200"));
     assert_eq!(daemon.status()["requests"]["answered"], 1);
 }
 
