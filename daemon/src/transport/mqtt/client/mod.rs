@@ -107,9 +107,9 @@ impl Tokens {
     }
 
     /// Hands a publication in. The lock is held until the library has it, so that the order of both is the same.
-    fn hand_in<E>(&self, token: u64, publish: impl FnOnce() -> Result<(), E>) -> Result<(), LinkFull> {
+    fn hand_in(&self, token: u64, publish: impl FnOnce() -> Result<(), LinkFull>) -> Result<(), LinkFull> {
         let mut pairs = self.pairs();
-        publish().map_err(|_| LinkFull)?;
+        publish()?;
         pairs.unsent.push_back(token);
         Ok(())
     }

@@ -67,7 +67,10 @@ impl Link for V4 {
     fn publish(&mut self, token: u64, publication: Publication) -> Result<(), LinkFull> {
         // The rest has no place in this version.
         let Publication { topic, payload, retain, .. } = publication;
-        self.tokens.hand_in(token, || self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload))
+        self.tokens.hand_in(token, || {
+            let sent = self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload);
+            sent.map_err(|_| LinkFull)
+        })
     }
 
     fn acknowledge(&mut self, ticket: u16) -> Result<(), LinkFull> {

@@ -89,7 +89,9 @@ impl Link for V5 {
             ..PublishProperties::default()
         };
         self.tokens.hand_in(token, || {
-            self.client.try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties)
+            let sent =
+                self.client.try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties);
+            sent.map_err(|_| LinkFull)
         })
     }
 

@@ -57,11 +57,11 @@ impl Outbox {
     /// If the folder cannot be used.
     pub fn open(folder: &Path, most_bytes: usize, cache_ms: Millis) -> Result<Self, JournalError> {
         let (disk, records) = Disk::open(&folder.join("mqtt.outbox"))?;
-        let stamps = records.iter().filter_map(|record| match record {
+        let mut stamps = records.iter().filter_map(|record| match record {
             Record::Time(stamp) => Some(stamp),
             _ => None,
         });
-        let stamp = stamps.last().cloned();
+        let stamp = stamps.next_back().cloned();
         let asked = records.iter().filter_map(|record| match record {
             Record::Asked { at, .. } => Some(*at),
             _ => None,
@@ -96,8 +96,10 @@ impl Outbox {
         outbox.stamp = outbox.clock.stamp();
         if stamp.is_some_and(|stamp| stamp.boot != outbox.stamp.boot) {
             outbox.keep_on(latest);
+            outbox.rewrite();
+        } else {
+            outbox.disk.write(&Record::Time(outbox.stamp.clone()));
         }
-        outbox.disk.write(&Record::Time(outbox.stamp.clone()));
         outbox.tidy();
         Ok(outbox)
     }
