@@ -288,7 +288,7 @@ pub fn exit_of(reason: Reason) -> Exit {
         Reason::Deadline | Reason::QueueFull | Reason::TooManyClients => Exit::TryAgain,
         Reason::Cancelled => Exit::Failed,
         Reason::Internal => Exit::Internal,
-        Reason::Stopping => Exit::Unavailable,
+        Reason::Stopping | Reason::Forbidden => Exit::Unavailable,
     }
 }
 

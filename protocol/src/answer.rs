@@ -463,6 +463,8 @@ pub enum Reason {
     Internal,
     /// The daemon is shutting down.
     Stopping,
+    /// This user may not connect.
+    Forbidden,
 }
 
 impl Reason {
@@ -470,6 +472,7 @@ impl Reason {
     pub const fn code(self) -> u16 {
         match self {
             Reason::BadRequest => 400,
+            Reason::Forbidden => 403,
             Reason::UnknownTask | Reason::UnknownRequest => 404,
             Reason::Deadline => 408,
             Reason::TooLarge => 413,

@@ -1,10 +1,8 @@
-//! The framed form: its bytes are pinned, since the other side may be years older.
+//! Frames that are damaged, of another version, or longer or shorter than this side knows.
 
-use tern_protocol::answer::{Answer, Failure, Reason, Token, Value};
-use tern_protocol::client::{Client, ClientError};
-use tern_protocol::frame::{FrameError, VERSION, decode, encode};
-use tern_protocol::json::Json;
-use tern_protocol::request::{Ask, Generate, Kind, Request};
+use tern_protocol::answer::{Answer, Token};
+use tern_protocol::frame::{FrameError, VERSION, decode, decode_all, encode};
+use tern_protocol::request::{Ask, Kind, Request};
 use tern_protocol::storage::{Borrowed, Dropped, Fixed};
 
 type Small = Fixed<64, 4>;
@@ -14,70 +12,24 @@ fn token(text: &str) -> Answer<Small> {
 }
 
 fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
-    let mut buffer = [0; 256];
+    let mut buffer = [0; 512];
     encode(message, &mut buffer).unwrap().to_vec()
 }
 
-#[test]
-fn the_bytes_of_a_request_are_pinned() {
-    let request = Request::<Borrowed>::task("7", "t", "hi");
-    // COBS of: version 1, "7", Some "t", four times None, status false, Some "hi", stream false, no deadline
-    let plain = [1, 1, b'7', 1, 1, b't', 0, 0, 0, 0, 0, 1, 2, b'h', b'i', 0, 0];
-    let frame = [7, 1, 1, b'7', 1, 1, b't', 1, 1, 1, 1, 5, 1, 2, b'h', b'i', 1, 1, 0];
-    assert_eq!(framed(&request), frame);
-    let page = include_str!("../../docs/wire.md");
-    let shown: Vec<_> = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert!(page.contains(&shown.join(" ")), "the page shows another frame");
-    let mut bytes = frame;
-    assert_eq!(cobs::decode_in_place(&mut bytes[..18]).unwrap(), plain.len());
-    assert_eq!(&bytes[..17], plain);
-}
-
-#[test]
-fn the_bytes_of_answers_are_pinned() {
-    // COBS of: version 1, the second kind of answer, "1", "ok", no log probabilities
-    assert_eq!(framed(&token("ok")), [8, 1, 1, 1, b'1', 2, b'o', b'k', 1, 0]);
-    let failure = Answer::Error(Failure::<Borrowed> {
-        id: None,
-        code: 429,
-        reason: Reason::QueueFull,
-        message: "full",
-        retry_after_ms: None,
-    });
-    assert_eq!(framed(&failure), [3, 1, 5, 9, 0xad, 3, 5, 4, b'f', b'u', b'l', b'l', 1, 0]);
-    assert_eq!(framed(&Value::Bool(true)), [2, 1, 2, 1, 0]);
-}
-
-#[test]
-fn the_bytes_of_a_schema_and_of_log_probabilities_are_pinned() {
-    let mut request = Request::<Borrowed>::new("7");
-    let generate = Generate { schema: Some(Json("{}")), logprobs: Some(2), ..Generate::new("hi") };
-    request.generate = Some(generate);
-    // COBS of: version 1, "7", no task, no ask, Some: "hi", no max_tokens, no sampling, Some "{}", Some 2; then nothing
-    let plain =
-        [&[1, 1, b'7', 0, 0, 1, 2, b'h', b'i', 0, 0, 1, 2, b'{', b'}', 1, 2][..], &[0, 0, 0, 0, 0, 0]]
-            .concat();
-    let mut frame = framed(&request);
-    assert_eq!(frame.pop(), Some(0));
-    let length = cobs::decode_in_place(&mut frame).unwrap();
-    assert_eq!(frame[..length], plain);
-
-    // What a machine with a heap sends: "a" with one alternative, "b"; -0.5 and -1.
-    let bytes =
-        [&[1, 1, 1, b'1', 1, b'a', 1, 1, 1, b'a', 0, 0, 0, 0xbf, 1, 1, b'b'][..], &[0, 0, 0x80, 0xbf]]
-            .concat();
-    let mut frame = vec![0; bytes.len() + 2];
-    let length = cobs::encode(&bytes, &mut frame);
-    frame.truncate(length + 1);
-    let read: Answer<Small> = decode(&mut frame).unwrap();
-    let Answer::Token(token) = read else { panic!("a token was sent") };
-    assert_eq!((token.text.as_str(), token.logprobs), ("a", Some(Dropped::default())));
+/// A frame around any bytes, version included.
+fn around(content: &[u8]) -> Vec<u8> {
+    let sum = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(content);
+    let plain = [content, &sum.to_le_bytes()].concat();
+    let mut stuffed = vec![0; cobs::max_encoding_length(plain.len()) + 1];
+    let length = cobs::encode(&plain, &mut stuffed);
+    stuffed.truncate(length + 1);
+    stuffed
 }
 
 #[test]
 fn a_message_comes_back_the_same() {
     // Declared first, since what is read from it borrows from it.
-    let mut frame;
+    let (long, mut frame);
     let mut request = Request::<Borrowed>::new("a");
     request.ask = Some(Ask {
         instructions: Some("How bad?"),
@@ -86,11 +38,10 @@ fn a_message_comes_back_the_same() {
         max: Some(7),
         ..Ask::new(Kind::Score)
     });
-    request.text = Some("smoke");
-    let mut copy = framed(&request);
-    let read: Request<Small> = decode(&mut copy).unwrap();
-    assert_eq!(read.ask.unwrap().min, Some(-3));
+    long = "smoke ".repeat(60);
+    request.text = Some(&long);
     frame = framed(&request);
+    assert_eq!(frame.iter().position(|byte| *byte == 0), Some(frame.len() - 1));
     let read: Request<Borrowed> = decode(&mut frame).unwrap();
     assert_eq!(read, request);
 }
@@ -104,71 +55,46 @@ fn damage_is_an_error_of_its_kind() {
     assert_eq!(read(&[0]), Err(FrameError::Empty));
     assert_eq!(read(&[]), Err(FrameError::Empty));
     assert_eq!(read(&[200, 1, 0]), Err(FrameError::Damaged { frame_bytes: 3 }));
-    assert_eq!(read(&[2, VERSION + 1, 0]), Err(FrameError::Version { found: VERSION + 1 }));
+    assert_eq!(read(&[5, 1, 2, 3, 4, 0]), Err(FrameError::Damaged { frame_bytes: 6 }));
+    assert_eq!(read(&around(&[])), Err(FrameError::Empty));
+    assert_eq!(read(&around(&[VERSION + 1, 7])), Err(FrameError::Version { found: VERSION + 1 }));
+    assert_eq!(read(&around(&[VERSION, 77])), Err(FrameError::Message));
     let long = framed(&Answer::Token(Token::<Borrowed> { id: "1", text: &"x".repeat(65), logprobs: None }));
     assert_eq!(read(&long), Err(FrameError::Message));
     assert_eq!(encode(&token("ok"), &mut [0; 8]).err(), Some(FrameError::TooLong { buffer_bytes: 8 }));
-    for cut in 0..good.len() {
-        for flip in 0..8 {
-            let mut bytes = good.clone();
-            bytes[cut] ^= 1 << flip;
-            // Any outcome but a panic: a changed letter is still text.
-            let _ = read(&bytes);
-            let _ = read(&bytes[..cut]);
-        }
-    }
-}
-
-/// What a client wrote, and what it will read.
-#[derive(Default)]
-struct Pipe {
-    written: Vec<u8>,
-    to_read: Vec<u8>,
-}
-
-impl embedded_io::ErrorType for Pipe {
-    type Error = core::convert::Infallible;
-}
-
-impl embedded_io::Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> Result<usize, Self::Error> {
-        // Short writes happen on real lines.
-        let taken = bytes.len().min(3);
-        self.written.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
-
-impl embedded_io::Read for Pipe {
-    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Self::Error> {
-        let taken = bytes.len().min(self.to_read.len());
-        for (to, from) in bytes.iter_mut().zip(self.to_read.drain(..taken)) {
-            *to = from;
-        }
-        Ok(taken)
+    for cut in 0..good.len() - 1 {
+        assert!(read(&good[..cut]).is_err(), "cut at {cut}");
+        assert!(read(&good[cut + 1..]).is_err(), "begun at {}", cut + 1);
     }
 }
 
 #[test]
-fn a_client_sends_and_receives_and_goes_on_after_a_bad_frame() {
-    let mut pipe = Pipe::default();
-    pipe.to_read.extend([0, 0]);
-    pipe.to_read.extend(framed(&token("first")));
-    pipe.to_read.extend([200, 7, 0]);
-    pipe.to_read.extend([9; 80]);
-    pipe.to_read.push(0);
-    pipe.to_read.extend(framed(&token("second")));
-    let mut client = Client::<Pipe, 64>::new(pipe);
-    let request = Request::<Borrowed>::task("1", "t", "x");
-    client.send(&request).unwrap();
-    assert_eq!(client.receive(), Ok(token("first")));
-    assert_eq!(client.receive::<Small>(), Err(ClientError::Frame(FrameError::Damaged { frame_bytes: 2 })));
-    assert_eq!(client.receive::<Small>(), Err(ClientError::Frame(FrameError::TooLong { buffer_bytes: 64 })));
-    assert_eq!(client.receive(), Ok(token("second")));
-    assert_eq!(client.receive::<Small>(), Err(ClientError::Closed));
-    assert_eq!(client.into_inner().written, framed(&request));
+fn fields_of_an_older_and_of_a_newer_side() {
+    let plain = [&[VERSION][..], b"\x017\x01\x01t\0\0\0\0\0\x01\x02hi\0\0"].concat();
+    let request = Request::<Borrowed>::task("7", "t", "hi");
+    assert_eq!(around(&plain), framed(&request));
+    // An older side that lacks the last two fields, and a newer one with three more, of which none is used.
+    let read = |bytes: &[u8]| decode_all::<Request<Small>>(&mut around(bytes)).map(|read| read.text.unwrap());
+    assert_eq!(read(&plain[..plain.len() - 2]).as_deref(), Ok("hi"));
+    assert_eq!(read(&[&plain[..], &[0, 0, 0]].concat()).as_deref(), Ok("hi"));
+    let used = [&plain[..], &[0, 1, 9]].concat();
+    assert_eq!(read(&used), Err(FrameError::MoreFields { bytes: 3 }));
+    // A reader of answers passes over what it does not know.
+    let text = decode::<Request<Small>>(&mut around(&used)).map(|read| read.text.unwrap());
+    assert_eq!(text.as_deref(), Ok("hi"));
+    // A text cannot be lacking, nor can a list claim what is not there.
+    assert_eq!(read(&plain[..plain.len() - 3]).err(), Some(FrameError::Message));
+    let endless = [&[VERSION][..], b"\x017\0\x01\0\0\0\0\x01\xff\xff\xff\xff\x0f"].concat();
+    // Sixteen labels would have room, and there are fewer.
+    assert_eq!(decode_all::<Request<Fixed<64, 64>>>(&mut around(&endless)).err(), Some(FrameError::Message));
+}
+
+#[test]
+fn log_probabilities_are_passed_over_where_there_is_no_heap() {
+    // "a" with the alternative "b" beside it; -0.5 and -1.
+    let chosen = [&[1, 1, 1, b'a', 0, 0, 0, 0xbf, 1, 1, b'b'][..], &[0, 0, 0x80, 0xbf]].concat();
+    let read: Answer<Small> =
+        decode(&mut around(&[&[VERSION, 1, 1, b'1', 1, b'a'][..], &chosen].concat())).unwrap();
+    let Answer::Token(token) = read else { panic!("a token was sent") };
+    assert_eq!((token.text.as_str(), token.logprobs), ("a", Some(Dropped::default())));
 }

@@ -12,6 +12,7 @@
 //! | [`fill`] | seeded and adversarial numbers |
 //! | [`model`] | opening a model and asking the engine |
 //! | [`npy`] | reading the fixtures' arrays |
+//! | [`port`] | a serial line with a test at its near end, and noise on it |
 //! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
 
 pub mod binary;
@@ -24,5 +25,6 @@ pub mod mqtt_daemon;
 pub mod mqtt_peer;
 pub mod npy;
 pub mod old_broker;
+pub mod port;
 pub mod product;
 pub mod sets;

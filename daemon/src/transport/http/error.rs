@@ -74,6 +74,7 @@ impl ApiError {
             tern_protocol::answer::Reason::Cancelled => "cancelled",
             tern_protocol::answer::Reason::Internal => "internal",
             tern_protocol::answer::Reason::Stopping => "stopping",
+            tern_protocol::answer::Reason::Forbidden => "forbidden",
         };
         let status = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after_ms = match failure.retry_after_ms {
