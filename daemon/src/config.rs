@@ -7,6 +7,7 @@ pub mod changes;
 pub mod http;
 pub mod mqtt;
 pub mod secret;
+pub mod socket;
 
 use std::error::Error;
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::model::{EngineChoice, ModelChoice};
 use crate::tasks::TaskSet;
 use http::HttpSection;
 use mqtt::{MqttSection, Watch};
+use socket::{SerialSection, SocketSection};
 
 /// Configuration of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub model: ModelSection,
     /// The socket clients connect to.
     pub socket: SocketSection,
+    /// A serial line, if there is one.
+    pub serial: Option<SerialSection>,
     /// Task files.
     pub tasks: TasksSection,
     /// How much clients may ask for.
@@ -120,22 +124,6 @@ pub enum KvName {
     F32,
     /// 8 bits and a scale.
     I8,
-}
-
-/// `[socket]`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SocketSection {
-    /// Where the socket is made.
-    pub path: PathBuf,
-    /// Who may connect, as file permissions: in TOML `0o660`.
-    pub mode: u32,
-}
-
-impl Default for SocketSection {
-    fn default() -> Self {
-        SocketSection { path: default_socket(), mode: 0o660 }
-    }
 }
 
 /// `[tasks]`.
@@ -362,6 +350,9 @@ impl Config {
         ];
         in_range(&ranges)?;
         self.http.as_ref().map_or(Ok(()), HttpSection::check)?;
+        if let Some(serial) = &self.serial {
+            serial.check()?;
+        }
         match &self.mqtt {
             Some(mqtt) => mqtt.check(&self.watch),
             None if self.watch.is_empty() => Ok(()),

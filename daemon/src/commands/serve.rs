@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::config::socket::SerialSection;
 use crate::config::{Config, LogLevel};
 use crate::error::{CommandError, Exit};
 use crate::model::{ModelChoice, kv_name};
 use crate::reload::{self, Configuration};
-use crate::serve::{Server, ServerHandle};
+use crate::serve::{ServeError, Server, ServerHandle};
 use crate::signals::{Signals, Told};
 use crate::systemd::{Loading, Watchdog};
 use crate::tasks::TaskSet;
+use crate::transport::unix::peers::Allowed;
 use crate::{figures, logger, systemd};
 
 /// How often the service manager is told what was done meanwhile.
@@ -35,6 +37,9 @@ pub struct ServeArgs {
     /// Where to make the socket
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Answer on this serial line as well, a microcontroller's say
+    #[arg(long, value_name = "DEVICE")]
+    serial: Option<PathBuf>,
     /// How much to log
     #[arg(long, value_name = "LEVEL")]
     log: Option<LogLevel>,
@@ -51,6 +56,7 @@ Examples:
   tern serve                                   the bundled model on the default socket
   tern serve --socket /tmp/t.sock --threads 2
   echo '{\"id\":\"1\",\"task\":\"log-severity\",\"text\":\"fan stopped\"}' | nc -UN /tmp/t.sock
+  tern serve --serial /dev/ttyAMA0             and on a serial line
   tern serve --config tern.toml --check-config";
 
 impl ServeArgs {
@@ -65,6 +71,12 @@ impl ServeArgs {
         let config = &mut read.config;
         if let Some(socket) = &self.socket {
             config.socket.path.clone_from(socket);
+        }
+        if let Some(path) = &self.serial {
+            let baud = config.serial.take().map(|section| section.baud);
+            let mut section = SerialSection::new(path.clone());
+            section.baud = baud.unwrap_or(section.baud);
+            config.serial = Some(section);
         }
         config.log = self.log.unwrap_or(config.log);
         Ok(read)
@@ -210,6 +222,13 @@ fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
     if let Some(http) = &config.http {
         let key = if http.key.is_some() { "with a key" } else { "without a key" };
         text += &format!("http     {}, {key}, {} connections\n", http.listen, http.connections);
+    }
+    let allowed = Allowed::of(&config.socket).map_err(ServeError::Socket)?;
+    if let Allowed::Listed { users, groups } = allowed {
+        text += &format!("allowed  users {users:?} and groups {groups:?}\n");
+    }
+    if let Some(serial) = &config.serial {
+        text += &format!("serial   {} at {} baud\n", serial.path.display(), serial.baud);
     }
     if let Some(mqtt) = &config.mqtt {
         text += &format!(

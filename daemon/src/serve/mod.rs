@@ -1,13 +1,14 @@
 //! The daemon: one engine thread behind a bounded queue, and a socket in front.
 //!
 //! ```text
-//! client --line--> reader thread --job--> queue --> engine thread --answers--> session --> writer thread --line-->
-//!                  (transport::unix)                (worker)
+//! client --message--> reader thread --job--> queue --> engine thread --answers--> session --> writer thread --message-->
+//!                     (transport::unix)                (worker)
 //! ```
 //! Nothing a client does reaches the engine's thread but jobs and cancellations; nothing the engine does waits for a
 //! client.
 
 pub mod counters;
+pub mod form;
 mod live;
 pub mod long;
 pub mod queue;
@@ -44,7 +45,9 @@ use crate::transport::Transport;
 use crate::transport::http::{HttpError, HttpTransport};
 use crate::transport::mqtt::client::Rumqtt;
 use crate::transport::mqtt::{MqttError, MqttTransport};
-use crate::transport::unix::{Claim, SocketError, UnixTransport};
+use crate::transport::serial::{SerialError, SerialTransport};
+use crate::transport::unix::UnixTransport;
+use crate::transport::unix::claim::{Claim, SocketError};
 use crate::wire::{self, Failure};
 use long::{LongTexts, Surroundings};
 use queue::Queue;
@@ -70,6 +73,8 @@ pub enum ServeError {
     Socket(SocketError),
     /// HTTP cannot be served.
     Http(HttpError),
+    /// The serial line cannot be had.
+    Serial(SerialError),
     /// The bridge to the broker cannot start.
     Mqtt(MqttError),
     /// The model cannot be used.
@@ -86,6 +91,7 @@ impl fmt::Display for ServeError {
             ServeError::Tasks(error) => write!(f, "{error}"),
             ServeError::Socket(error) => write!(f, "{error}"),
             ServeError::Http(error) => write!(f, "{error}"),
+            ServeError::Serial(error) => write!(f, "{error}"),
             ServeError::Mqtt(error) => write!(f, "{error}"),
             ServeError::Model(error) => write!(f, "{error}"),
             ServeError::Thread(_) => f.write_str("the system refuses a thread; raise the limit of tasks"),
@@ -103,6 +109,7 @@ impl Error for ServeError {
             ServeError::Tasks(error) => error.source(),
             ServeError::Socket(error) => error.source(),
             ServeError::Http(error) => error.source(),
+            ServeError::Serial(error) => error.source(),
             ServeError::Mqtt(error) => error.source(),
             ServeError::Model(error) => error.source(),
             ServeError::Thread(error) => Some(error),
@@ -117,7 +124,10 @@ impl From<ServeError> for CommandError {
             ServeError::Tasks(error) => error.into(),
             ServeError::Model(error) => error.into(),
             ServeError::Http(HttpError::Key(_)) => CommandError::from_error(Exit::NoInput, &error),
-            ServeError::Socket(_) | ServeError::Http(_) => {
+            ServeError::Socket(SocketError::NoAccount { .. }) => {
+                CommandError::from_error(Exit::BadInput, &error)
+            }
+            ServeError::Socket(_) | ServeError::Http(_) | ServeError::Serial(_) => {
                 CommandError::from_error(Exit::CannotCreate, &error)
             }
             ServeError::Mqtt(MqttError::UnknownTask { .. }) => {
@@ -167,7 +177,7 @@ impl Server {
     ) -> Result<ServerHandle, ServeError> {
         let tasks = TaskSet::load(config.tasks.folder.as_deref()).map_err(ServeError::Tasks)?;
         // Before the model: a second daemon must not load one only to find that there is a first.
-        let claim = Claim::take(&config.socket.path).map_err(ServeError::Socket)?;
+        let claim = Claim::take(&config.socket).map_err(ServeError::Socket)?;
         // It says that the model is being opened.
         let http = config.http.as_ref();
         let http = http.map(|section| HttpTransport::bind(section, config.limits.write_ms));
@@ -196,11 +206,12 @@ impl Server {
             clients: AtomicU64::new(0),
             book: Book::default(),
         });
-        let started = engine.start(state).and_then(|()| {
-            UnixTransport::listen(claim, config.socket.mode, Arc::clone(&service)).map_err(ServeError::Socket)
-        });
+        let socket = claim.path().to_owned();
+        let started = engine
+            .start(state)
+            .and_then(|()| UnixTransport::listen(claim, Arc::clone(&service)).map_err(ServeError::Socket));
         let mut handle = ServerHandle {
-            socket: config.socket.path.clone(),
+            socket,
             limits: config.limits.clone(),
             opened,
             service: Arc::clone(&service),
@@ -211,6 +222,10 @@ impl Server {
         if let Some(http) = http {
             http.open(Arc::clone(&service));
             handle.transports.push(Box::new(http));
+        }
+        if let Some(section) = &config.serial {
+            let started = SerialTransport::start(section, Arc::clone(&service));
+            handle.transports.push(Box::new(started.map_err(ServeError::Serial)?));
         }
         if let Some(section) = &config.mqtt {
             let started = MqttTransport::start(section, &config.watch, Box::new(Rumqtt), service);

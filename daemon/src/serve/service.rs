@@ -1,16 +1,16 @@
-//! From a line of a client to a job in the queue, or to a refusal that says what is wrong.
+//! From a message of a client to a job in the queue, or to a refusal that says what is wrong.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use tern_protocol::answer::{Answer, Reason};
-use tern_protocol::limits::{ID_BYTES, LOGPROBS, MESSAGES};
+use tern_protocol::limits::{LOGPROBS, MESSAGES};
 use tern_protocol::request::{Role, Work};
 
 use super::counters::Ending;
+use super::form::{Form, Unreadable};
 use super::queue::{Job, JobGoal, Notice, PushError, Queue};
 use super::requester::{ClientId, Requester};
 use super::state::State;
@@ -59,12 +59,6 @@ fn bad(message: impl std::fmt::Display) -> Refused {
     refused(Reason::BadRequest, message.to_string())
 }
 
-/// A request of which only the id is of interest.
-#[derive(Deserialize)]
-struct OnlyId {
-    id: Option<String>,
-}
-
 /// What a job is made of, beside its client.
 struct Asked {
     prompt: Prompt,
@@ -89,20 +83,17 @@ impl Service {
         self.state.status(id, &self.queue, &self.tasks())
     }
 
-    /// Takes one line of a client, without its line end. Every answer goes through the session.
-    pub fn take_line(&self, session: &Arc<dyn Requester>, line: &[u8]) {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            return;
-        }
-        let request = match self.parse(line) {
-            Ok(request) => request,
-            Err((id, refused)) => {
+    /// Takes one message of a client, without its end. Every answer goes through the session.
+    pub fn take_message(&self, session: &Arc<dyn Requester>, form: Form, message: &mut [u8]) {
+        match form.request(message) {
+            Ok(Some(request)) => self.take_request(session, request, None),
+            Ok(None) => {}
+            Err(Unreadable { id, message }) => {
                 // An answer with the id of a live request would end that one.
                 let id = id.filter(|id| !session.is_live(id));
-                return self.refuse(&**session, id, refused);
+                self.refuse(&**session, id, bad(message));
             }
-        };
-        self.take_request(session, request, None);
+        }
     }
 
     /// Takes a request, whose id has a legal length and whose answer is worth nothing after `within`. Every answer goes
@@ -118,8 +109,8 @@ impl Service {
         }
     }
 
-    /// Refuses a line that was not taken in.
-    pub fn refuse_line(&self, session: &dyn Requester, reason: Reason, message: impl Into<String>) {
+    /// Refuses a message that was not taken in.
+    pub fn refuse_message(&self, session: &dyn Requester, reason: Reason, message: impl Into<String>) {
         self.refuse(session, None, refused(reason, message));
     }
 
@@ -128,26 +119,6 @@ impl Service {
         log::debug!("client {}: request refused: {message}", session.id());
         self.state.count(session.way(), Ending::Refused);
         session.send(&Answer::Error(Failure { id, code: reason.code(), reason, message, retry_after_ms }));
-    }
-
-    fn parse(&self, line: &[u8]) -> Result<Request, (Option<String>, Refused)> {
-        let text = std::str::from_utf8(line).map_err(|error| {
-            (None, bad(format!("the line is not UTF-8 from byte {} on; send UTF-8", error.valid_up_to())))
-        })?;
-        // The parser would also take a list of the fields' values in their order, which nobody is to rely on.
-        if !text.trim_start().starts_with('{') {
-            return Err((None, bad("not a request: a line is one JSON object, from { to }")));
-        }
-        let request: Request = serde_json::from_str(text).map_err(|error| {
-            // Valid JSON may still tell whom to answer.
-            let id = serde_json::from_str::<OnlyId>(text).ok().and_then(|found| found.id);
-            let id = id.filter(|id| (1..=ID_BYTES).contains(&id.len()));
-            (id, bad(format!("not a request: {error}")))
-        })?;
-        match request.id.len() {
-            1..=ID_BYTES => Ok(request),
-            found => Err((None, bad(format!("the id has {found} bytes; give it 1 to {ID_BYTES}")))),
-        }
     }
 
     /// Does what a request of a usable id asks for.

@@ -1,11 +1,13 @@
 //! One connected client: which of its requests are live, and the answers it has not taken yet.
 //!
-//! Answers wait here for the client's writer thread. The engine never waits for a client: one that lets more than a
+//! Answers wait here, in the form of the connection, for the client's writer thread. The engine never waits for a client: one that lets more than a
 //! limit of bytes wait is abandoned.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::io::Write;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::form::Form;
 use super::requester::{ClientId, DuplicateId, Requester};
 use crate::wire::Answer;
 
@@ -17,6 +19,8 @@ pub struct Session {
     id: ClientId,
     unread_bytes: usize,
     hang_up: Hangup,
+    /// Lines until the client has shown which.
+    form: OnceLock<Form>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -31,8 +35,8 @@ impl std::fmt::Debug for Session {
 struct State {
     /// Ids of requests without a last answer.
     live: HashSet<String>,
-    /// Lines to be written.
-    lines: VecDeque<String>,
+    /// Messages to be written.
+    messages: VecDeque<Vec<u8>>,
     bytes: usize,
     /// No further request comes.
     read_to_end: bool,
@@ -43,7 +47,8 @@ struct State {
 impl Session {
     /// A client whose waiting answers have at most `unread_bytes`; `hang_up` must end its connection.
     pub fn new(id: ClientId, unread_bytes: usize, hang_up: Hangup) -> Self {
-        Session { id, unread_bytes, hang_up, state: Mutex::default(), changed: Condvar::new() }
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Session { id, unread_bytes, hang_up, form: OnceLock::new(), state, changed }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -51,13 +56,28 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next line to write; `None` when there will be none.
-    pub fn next_line(&self) -> Option<String> {
+    /// Answers go out in this form from now on; the first call counts.
+    pub fn speak(&self, form: Form) {
+        let _first_counts = self.form.set(form);
+    }
+
+    /// Writes answers as they come, until there will be none or nobody reads them any more.
+    pub fn write_answers(&self, mut to: impl Write) {
+        while let Some(message) = self.next_message() {
+            if let Err(error) = to.write_all(&message) {
+                log::debug!("client {}: {error}", self.id);
+                return self.abandon();
+            }
+        }
+    }
+
+    /// Waits for the next message to write; `None` when there will be none.
+    pub fn next_message(&self) -> Option<Vec<u8>> {
         let mut state = self.state();
         loop {
-            if let Some(line) = state.lines.pop_front() {
-                state.bytes -= line.len();
-                return Some(line);
+            if let Some(message) = state.messages.pop_front() {
+                state.bytes -= message.len();
+                return Some(message);
             }
             if state.abandoned || state.read_to_end && state.live.is_empty() {
                 return None;
@@ -76,7 +96,7 @@ impl Session {
     pub fn abandon(&self) {
         let mut state = self.state();
         state.abandoned = true;
-        state.lines.clear();
+        state.messages.clear();
         state.bytes = 0;
         drop(state);
         (self.hang_up)();
@@ -104,11 +124,7 @@ impl Requester for Session {
 
     /// Puts an answer in line. Abandons the client if too much waits.
     fn send(&self, answer: &Answer) {
-        let line = match serde_json::to_string(answer) {
-            Ok(line) => line + "\n",
-            // Answers are strings, numbers and lists: nothing that JSON lacks.
-            Err(error) => return log::error!("an answer could not be written: {error}"),
-        };
+        let message = self.form.get().unwrap_or(&Form::Lines).answer(answer);
         let mut state = self.state();
         if let Some(id) = answer.id().filter(|_| answer.is_last()) {
             state.live.remove(id);
@@ -116,9 +132,9 @@ impl Requester for Session {
         if state.abandoned {
             return;
         }
-        let waiting_bytes = state.bytes + line.len();
+        let waiting_bytes = state.bytes + message.len();
         // One answer may be larger than the limit; it is the second that must not wait behind it.
-        if waiting_bytes > self.unread_bytes && !state.lines.is_empty() {
+        if waiting_bytes > self.unread_bytes && !state.messages.is_empty() {
             drop(state);
             log::warn!(
                 "client {} does not read its answers ({waiting_bytes} bytes wait); disconnecting it",
@@ -127,7 +143,7 @@ impl Requester for Session {
             return self.abandon();
         }
         state.bytes = waiting_bytes;
-        state.lines.push_back(line);
+        state.messages.push_back(message);
         self.changed.notify_all();
     }
 }
@@ -159,11 +175,14 @@ mod tests {
         assert!(!session.is_live("a"));
         session.begin("a").expect("it is free again");
         session.end_requests();
-        assert!(session.next_line().is_some_and(|line| line.starts_with("{\"type\":\"token\"")));
-        assert!(session.next_line().is_some_and(|line| line.contains("\"code\":499")));
+        let mut written = Vec::new();
         session.send(&refusal(Some("a".into()), Reason::Deadline, "late"));
-        assert!(session.next_line().is_some());
-        assert_eq!(session.next_line(), None);
+        session.write_answers(&mut written);
+        let written = String::from_utf8(written).expect("it is JSON");
+        let lines: Vec<_> = written.lines().collect();
+        assert!(lines[0].starts_with("{\"type\":\"token\""), "{written}");
+        assert!(lines[1].contains("\"code\":499") && lines[2].contains("\"code\":408"), "{written}");
+        assert_eq!((lines.len(), session.next_message()), (3, None));
     }
 
     #[test]
@@ -175,6 +194,6 @@ mod tests {
         assert!(!session.is_abandoned());
         session.send(&Answer::Token(Token { id: "a".into(), text: long, logprobs: None }));
         assert!(session.is_abandoned() && hung_up.load(Ordering::Relaxed));
-        assert_eq!(session.next_line(), None);
+        assert_eq!(session.next_message(), None);
     }
 }

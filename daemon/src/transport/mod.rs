@@ -1,8 +1,10 @@
 //! How requests come in and answers go out.
 
+pub mod complaints;
 pub mod http;
-pub mod lines;
+pub mod messages;
 pub mod mqtt;
+pub mod serial;
 pub mod unix;
 
 use std::fmt::Debug;

@@ -173,8 +173,8 @@ impl Bench {
     }
 
     fn received(&self) -> Value {
-        let line = self.client.next_line().expect("there is an answer");
-        serde_json::from_str(&line).expect("it is JSON")
+        let line = self.client.next_message().expect("there is an answer");
+        serde_json::from_slice(&line).expect("it is JSON")
     }
 }
 
@@ -308,7 +308,7 @@ fn a_cancelled_text_takes_its_parts_back() {
     // The engine is late with a part: nobody hears it.
     part.session.send(&answer(&part, "late".into()));
     bench.client.end_requests();
-    assert_eq!(bench.client.next_line(), None);
+    assert_eq!(bench.client.next_message(), None);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a_text_whose_client_is_gone_ends_without_an_answer() {
         std::thread::yield_now();
     }
     bench.client.abandon();
-    assert_eq!(bench.client.next_line(), None);
+    assert_eq!(bench.client.next_message(), None);
     // The thread counts after it has taken itself off the list.
     let cancelled = || bench.state.status("s".into(), &bench.queue, &Default::default()).requests.cancelled;
     while cancelled() == 0 {

@@ -32,11 +32,9 @@ pub mod systemone;
 use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
-use std::fs::Permissions;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,7 +49,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::Transport;
-use super::unix::{Claim, SocketError};
+use super::unix::claim::{HeldPlace, Place, SocketError};
 use crate::config::http::{HttpSection, Listen};
 use crate::serve::service::Service;
 use access::Access;
@@ -145,7 +143,7 @@ pub struct Shared {
 /// A listener that accepts what serves as a connection.
 enum Listener {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, Claim),
+    Unix(std::os::unix::net::UnixListener, HeldPlace),
 }
 
 /// HTTP, being served.
@@ -181,14 +179,9 @@ impl HttpTransport {
                 (Listener::Tcp(listener), place)
             }
             Listen::Unix(path) => {
-                let claim = Claim::take(&path).map_err(HttpError::Socket)?;
-                let fail = |error| {
-                    HttpError::Socket(SocketError::Io { doing: "listen on", path: path.clone(), error })
-                };
-                let listener = std::os::unix::net::UnixListener::bind(&path).map_err(fail)?;
-                listener.set_nonblocking(true).map_err(fail)?;
-                std::fs::set_permissions(&path, Permissions::from_mode(section.mode)).map_err(fail)?;
-                (Listener::Unix(listener, claim), path.display().to_string())
+                let place = Place::take(&path, section.mode, None).map_err(HttpError::Socket)?;
+                let (listener, held) = place.bind().map_err(HttpError::Socket)?;
+                (Listener::Unix(listener, held), path.display().to_string())
             }
         };
         let (phase, phases) = watch::channel(Phase::Loading);
@@ -273,12 +266,12 @@ async fn listen_until_closed(listener: Listener, shared: Rc<Shared>) {
                 }
                 Err(error) => log::error!("HTTP cannot listen: {error}"),
             },
-            Listener::Unix(listener, claim) => {
+            Listener::Unix(listener, held) => {
                 match UnixListener::from_std(listener) {
                     Ok(listener) => accept(&shared, || async { Ok(listener.accept().await?.0) }).await,
                     Err(error) => log::error!("HTTP cannot listen: {error}"),
                 }
-                claim.remove_socket();
+                drop(held);
             }
         }
     };

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use super::asked::Topics;
 use super::clock::{Clock, Millis};
-use super::complaints::Complaints;
 use super::inbox::{Inbox, Input};
 use super::link::{BrokerLimits, Dial, Link, LinkEvent, LinkOptions, Loss, Message, Publication};
 use super::outbox::{Number, Outbox};
@@ -22,6 +21,7 @@ use super::version::Version;
 use crate::config::mqtt::Protocol;
 use crate::serve::requester::Requester;
 use crate::serve::service::Service;
+use crate::transport::complaints::Complaints;
 use suspects::Suspects;
 
 /// Publications under way at most.

@@ -8,7 +8,7 @@
 //! | [`payload`], [`senml`] | from what devices send to text |
 //! | [`outbox`], [`journal`], [`clock`] | what was taken and what is owed, on disk |
 //! | [`bridge`], [`inbox`] | the thread that does the work, and what it is told |
-//! | [`requester`], [`complaints`] | the broker as the engine sees it; warnings that do not drown a log |
+//! | [`requester`] | the broker as the engine sees it |
 //! | [`reply`], [`presence`] | what is said |
 //! | [`reconnect`], [`version`] | when to connect again, and in which version |
 //!
@@ -51,7 +51,6 @@ pub mod asked;
 pub mod bridge;
 pub mod client;
 pub mod clock;
-pub mod complaints;
 pub mod inbox;
 pub mod journal;
 pub mod link;
