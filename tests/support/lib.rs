@@ -8,6 +8,7 @@
 //! | [`mqtt_daemon`] | a daemon at a broker, and a record of its answers |
 //! | [`old_broker`] | a broker that does not know MQTT 5 |
 //! | [`fault_proxy`] | a network that fails on purpose, between the two |
+//! | [`http_peer`] | a daemon that speaks HTTP, and a client that sends it any bytes |
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
 //! | [`model`] | opening a model and asking the engine |
@@ -20,6 +21,7 @@ pub mod broker;
 pub mod daemon;
 pub mod fault_proxy;
 pub mod fill;
+pub mod http_peer;
 pub mod model;
 pub mod mqtt_daemon;
 pub mod mqtt_peer;
