@@ -1,6 +1,6 @@
 //! A client of HTTP that sends any bytes and shares no code with the daemon.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -161,9 +161,17 @@ impl HttpPeer {
     }
 
     /// Waits for a line, without its end; `None` if the connection is closed.
+    ///
+    /// # Panics
+    /// If nothing comes and the connection stays.
+    #[track_caller]
     pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        let length = self.stream.read_line(&mut line).unwrap_or(0);
+        // A connection that the daemon cut off with bytes of ours unread ends with an error.
+        let length = self.stream.read_line(&mut line).unwrap_or_else(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => panic!("nothing comes, and the connection stays"),
+            _ => 0,
+        });
         (length > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
     }
 

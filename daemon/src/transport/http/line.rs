@@ -204,6 +204,8 @@ impl<S: AsyncWrite + Unpin> Write for Line<S> {
         // hyper flushes when it has written all that it had.
         if line.stage.phase() == Phase::Serving && line.stage.is_answered.get() {
             line.stage.set(Phase::Idle);
+            // hyper may not read again before there is something to read; the timer has to wake it.
+            let _begun = line.poll_late(context);
         }
         Poll::Ready(Ok(()))
     }
