@@ -1,9 +1,10 @@
 //! The command line: joins the commands, whose options live with them in [`crate::commands`].
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    bench, classify, demo, doctor, eval, inspect, logits, pack, run, serve, summarize, synth, tune,
+    bench, classify, demo, doctor, eval, inspect, logits, pack, pages, run, serve, status, summarize, synth,
+    tune,
 };
 use crate::error::CommandError;
 
@@ -33,6 +34,7 @@ enum Command {
     Summarize(summarize::SummarizeArgs),
     Run(run::RunArgs),
     Serve(serve::ServeArgs),
+    Status(status::StatusArgs),
     Eval(eval::EvalArgs),
     Inspect(inspect::InspectArgs),
     Pack(pack::PackArgs),
@@ -41,6 +43,7 @@ enum Command {
     Synth(synth::SynthArgs),
     Logits(logits::LogitsArgs),
     Doctor(doctor::DoctorArgs),
+    Pages(pages::PagesArgs),
 }
 
 impl Cli {
@@ -55,6 +58,7 @@ impl Cli {
             Command::Summarize(args) => summarize::run(args),
             Command::Run(args) => run::run(args),
             Command::Serve(args) => serve::run(args),
+            Command::Status(args) => status::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Pack(args) => pack::run(args),
@@ -63,6 +67,7 @@ impl Cli {
             Command::Synth(args) => synth::run(args),
             Command::Logits(args) => logits::run(args),
             Command::Doctor(args) => doctor::run(args),
+            Command::Pages(args) => pages::run(args, &mut Cli::command()),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod http;
 pub mod mqtt;
 pub mod secret;
 pub mod socket;
+pub mod unknown;
 
 use std::error::Error;
 use std::fmt;
@@ -309,7 +310,7 @@ impl Config {
         let config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
             line: error.span().map_or(1, |span| line_of(text, span.start)),
-            message: error.message().replace('\n', " "),
+            message: unknown::explain(text, &error),
         })?;
         config.check()?;
         Ok(config)

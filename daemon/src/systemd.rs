@@ -63,6 +63,11 @@ pub fn stopping(patience: Duration) {
     notify(&[NotifyState::Stopping, extend(patience + Duration::from_secs(15)), status]);
 }
 
+/// A part of the start begins whose progress is not known; `status` is one line that says which.
+pub fn loading(status: &str) {
+    notify(&[NotifyState::Status(&line(status)), extend(LOADING_PATIENCE)]);
+}
+
 /// Part of the start whose progress the manager hears.
 #[derive(Debug)]
 pub struct Loading {
@@ -78,8 +83,7 @@ struct Told {
 }
 
 impl Loading {
-    /// Tells the manager that the part called `what` begins; `None` if nobody listens. `total` may be 0 where progress is
-    /// not known.
+    /// Tells the manager that the part called `what` begins; `None` if nobody listens.
     pub fn begin(what: &'static str, total: u64) -> Option<Self> {
         is_listening().then(|| {
             let loading = Loading { what, total, told: Mutex::new(Told { done: 0, last: Instant::now() }) };
@@ -104,7 +108,7 @@ impl Loading {
             Some(percent) => format!("{what}: {} %", percent.min(100)),
             None => (*what).to_owned(),
         };
-        notify(&[NotifyState::Status(&status), extend(LOADING_PATIENCE)]);
+        loading(&status);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::model::{ModelChoice, kv_name};
 use crate::reload::{self, Configuration};
 use crate::serve::{ServeError, Server, ServerHandle};
 use crate::signals::{Signals, Told};
-use crate::systemd::{Loading, Watchdog};
+use crate::systemd::Watchdog;
 use crate::tasks::TaskSet;
 use crate::transport::unix::peers::Allowed;
 use crate::{figures, logger, systemd};
@@ -96,7 +96,7 @@ pub fn run(args: &ServeArgs) -> Result<(), CommandError> {
     logger::init(config.log.into());
     // Before the model is loaded, so that a signal meanwhile is not lost.
     let mut signals = Signals::register().map_err(signals_failed)?;
-    drop(Loading::begin("starting", 0));
+    systemd::loading("starting");
     let server = Server::start(config, &args.model).map_err(|error| {
         let error = CommandError::from(error);
         systemd::status(&error.to_string());

@@ -33,7 +33,7 @@ use tern_runtime::plan::{MemoryPlan, Options};
 use tern_runtime::pool::Pool;
 
 use crate::progress::Progress;
-use crate::systemd::{self, Loading};
+use crate::systemd;
 
 pub use error::OpenError;
 pub use find::{MODEL_VARIABLE, default_model};
@@ -274,7 +274,7 @@ fn read_through(bytes: &[u8]) {
         std::hint::black_box(piece.iter().step_by(4096).fold(0, |sum: u8, byte| sum.wrapping_add(*byte)));
         progress.add(piece.len() as u64);
     }
-    drop(Loading::begin("preparing the model", 0));
+    systemd::loading("preparing the model");
 }
 
 /// Zeroed memory; what is never used of it is never taken.

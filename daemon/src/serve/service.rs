@@ -116,7 +116,8 @@ impl Service {
 
     fn refuse(&self, session: &dyn Requester, id: Option<String>, refused: Refused) {
         let Refused { reason, message, retry_after_ms } = refused;
-        log::debug!("client {}: request refused: {message}", session.id());
+        let (client, request) = (session.id(), id.as_deref().unwrap_or_default());
+        log::debug!(tern_client = client, tern_request = request; "client {client}: request refused: {message}");
         self.state.count(session.way(), Ending::Refused);
         session.send(&Answer::Error(Failure { id, code: reason.code(), reason, message, retry_after_ms }));
     }

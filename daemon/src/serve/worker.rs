@@ -179,7 +179,8 @@ impl<'w, 'e> Worker<'w, 'e> {
                     self.long.begin(job);
                 }
                 Err(refused) => {
-                    log::debug!("client {}: request refused: {refused}", job.session.id());
+                    let (client, request) = (job.session.id(), &*job.id);
+                    log::debug!(tern_client = client, tern_request = request; "client {client}: request refused: {refused}");
                     self.state.count(job.session.way(), Ending::Refused);
                     job.session.send(&refusal(Some(job.id), reason(&refused), refused.to_string()));
                 }
@@ -289,6 +290,12 @@ impl<'w, 'e> Worker<'w, 'e> {
         self.state.counters.count_duration(job.session.way(), now.saturating_duration_since(job.queued_at));
         self.state.count_work(counted.prompt_tokens, counted.generated_tokens, now - admitted);
         job.session.send(&answer);
+        let (client, task) = (job.session.id(), job.task_name().unwrap_or_default());
+        log::debug!(
+            tern_client = client, tern_request = &*job.id, tern_task = task;
+            "client {client}: answered, {:.1} ms in the engine",
+            (now - admitted).as_secs_f64() * 1e3
+        );
     }
 
     /// The text of a request cannot go on by its schema, and cannot end.

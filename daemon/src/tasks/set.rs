@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{Answering, Task, TaskError};
 use crate::config::line_of;
+use crate::config::unknown::explain;
 use crate::error::{CommandError, Exit};
 use crate::grammar::CompileError;
 use crate::wire::Ask;
@@ -109,7 +110,7 @@ fn parse(path: &Path, stem: &str, text: &str) -> Result<(String, Task), TaskFile
     let mut ask: Ask = toml::from_str(text).map_err(|error| TaskFileError::Syntax {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),
-        message: error.message().replace('\n', " "),
+        message: explain(text, &error),
     })?;
     let name = ask.name.take().unwrap_or_else(|| stem.to_owned());
     ask.name = Some(name.clone());
@@ -195,7 +196,10 @@ mod tests {
 
         write("bad.toml", "kind = 'yes_no'\n\ninstruction = 'Open?'");
         let message = TaskSet::load(Some(folder.path())).expect_err("a misspelt key").to_string();
-        assert!(message.contains("bad.toml:3: ") && message.contains("instruction"), "{message}");
+        assert!(
+            message.contains("bad.toml:3: instruction: unknown key; did you mean instructions?"),
+            "{message}"
+        );
         let missing = TaskSet::load(Some(&folder.path().join("none"))).expect_err("no such folder");
         assert!(matches!(missing, TaskFileError::Read { .. }));
     }
