@@ -4,6 +4,7 @@
 //! does nothing is worse than a daemon that does not start.
 
 pub mod changes;
+pub mod digest;
 pub mod http;
 pub mod mqtt;
 pub mod secret;
@@ -22,6 +23,7 @@ use tern_runtime::kv_cache::KvType;
 use crate::error::{CommandError, Exit};
 use crate::model::{EngineChoice, ModelChoice};
 use crate::tasks::TaskSet;
+use digest::Digest;
 use http::HttpSection;
 use mqtt::{MqttSection, Watch};
 use socket::{SerialSection, SocketSection};
@@ -48,6 +50,8 @@ pub struct Config {
     pub http: Option<HttpSection>,
     /// Topics of others whose messages go to a task.
     pub watch: Vec<Watch>,
+    /// Topics of others whose messages are collected and go to a task together.
+    pub digest: Vec<Digest>,
 }
 
 /// `log`: how much is said.
@@ -247,7 +251,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "{key} is {found}; it may be {least} to {most}")
             }
             ConfigError::UnknownTask { topic, task } => {
-                write!(f, "the watch of {topic:?} wants the task {task:?}, which is not there")
+                write!(f, "{topic:?} is read for the task {task:?}, which is not there")
             }
             ConfigError::Value { key, found, expected } => {
                 write!(f, "{key} is {found:?}; it must be {expected}")
@@ -355,11 +359,14 @@ impl Config {
             serial.check()?;
         }
         match &self.mqtt {
-            Some(mqtt) => mqtt.check(&self.watch),
-            None if self.watch.is_empty() => Ok(()),
+            Some(mqtt) => {
+                mqtt.check(&self.watch)?;
+                digest::check(&self.digest, &self.watch, mqtt, text_bytes)
+            }
+            None if self.watch.is_empty() && self.digest.is_empty() => Ok(()),
             None => Err(ConfigError::Value {
-                key: "watch",
-                found: format!("{} topics", self.watch.len()),
+                key: if self.watch.is_empty() { "digest" } else { "watch" },
+                found: format!("{} topics", self.watch.len() + self.digest.len()),
                 expected: "together with [mqtt], which says where the broker is",
             }),
         }
@@ -370,10 +377,10 @@ impl Config {
     /// # Errors
     /// The first that is not.
     pub fn check_tasks(&self, tasks: &TaskSet) -> Result<(), ConfigError> {
-        match self.watch.iter().find(|watch| tasks.find(&watch.task).is_none()) {
-            Some(Watch { topic, task, .. }) => {
-                Err(ConfigError::UnknownTask { topic: topic.clone(), task: task.clone() })
-            }
+        let watched = self.watch.iter().map(|watch| (&watch.topic, &watch.task));
+        let mut named = watched.chain(self.digest.iter().map(|digest| (&digest.topic, &digest.task)));
+        match named.find(|(_, task)| tasks.find(task).is_none()) {
+            Some((topic, task)) => Err(ConfigError::UnknownTask { topic: topic.clone(), task: task.clone() }),
             None => Ok(()),
         }
     }

@@ -232,13 +232,14 @@ fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
     }
     if let Some(mqtt) = &config.mqtt {
         text += &format!(
-            "mqtt     {} as {}, {}/{}/+/request{}, {} topics watched, outbox in {}\n",
+            "mqtt     {} as {}, {}/{}/+/request{}, {} topics watched, {} digests, outbox in {}\n",
             mqtt.broker,
             mqtt.client_id(),
             mqtt.base,
             mqtt.device(),
             mqtt.group.as_ref().map(|group| format!(", in the group {group}")).unwrap_or_default(),
             config.watch.len(),
+            config.digest.len(),
             mqtt.state_folder().display(),
         );
     }

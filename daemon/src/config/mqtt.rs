@@ -199,7 +199,7 @@ impl Broker {
     }
 }
 
-fn value(key: &'static str, found: impl Into<String>, expected: &'static str) -> ConfigError {
+pub(super) fn value(key: &'static str, found: impl Into<String>, expected: &'static str) -> ConfigError {
     ConfigError::Value { key, found: found.into(), expected }
 }
 

@@ -228,7 +228,8 @@ impl Server {
             handle.transports.push(Box::new(started.map_err(ServeError::Serial)?));
         }
         if let Some(section) = &config.mqtt {
-            let started = MqttTransport::start(section, &config.watch, Box::new(Rumqtt), service);
+            let started =
+                MqttTransport::start(section, &config.watch, &config.digest, Box::new(Rumqtt), service);
             handle.transports.push(Box::new(started.map_err(ServeError::Mqtt)?));
         }
         log::info!("ready on {}", handle.socket.display());

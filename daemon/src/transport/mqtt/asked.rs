@@ -10,6 +10,7 @@ use super::link::Message;
 use super::outbox::ReplyTo;
 use super::payload::{self, PayloadError};
 use super::topic;
+use crate::config::digest::Digest;
 use crate::config::mqtt::{Format, MqttSection, Watch};
 use crate::wire::Request;
 
@@ -37,6 +38,8 @@ pub struct Topics {
     device: String,
     group: Option<String>,
     watches: Vec<Watch>,
+    /// Filters of the digests.
+    digests: Vec<String>,
     discovery: Option<String>,
 }
 
@@ -47,18 +50,21 @@ pub enum Route<'t> {
     Request(&'t str),
     /// A watch reads it.
     Watch(&'t Watch),
+    /// The digest at this place of the configuration reads it.
+    Digest(usize),
     /// Home Assistant says how it is.
     HomeAssistant,
 }
 
 impl Topics {
     /// The topics of a configuration.
-    pub fn of(section: &MqttSection, watches: &[Watch]) -> Self {
+    pub fn of(section: &MqttSection, watches: &[Watch], digests: &[Digest]) -> Self {
         Topics {
             base: section.base.clone(),
             device: section.device(),
             group: section.group.clone(),
             watches: watches.to_vec(),
+            digests: digests.iter().map(|digest| digest.topic.clone()).collect(),
             discovery: section.discovery.clone(),
         }
     }
@@ -81,7 +87,8 @@ impl Topics {
             _ => {}
         }
         let birth = self.discovery.as_ref().map(|prefix| birth_topic(prefix));
-        let read = self.watches.iter().map(|watch| watch.topic.as_str()).chain(birth.as_deref());
+        let watched = self.watches.iter().map(|watch| &watch.topic).chain(&self.digests);
+        let read = watched.map(String::as_str).chain(birth.as_deref());
         filters.extend(topic::cover(read));
         filters
     }
@@ -102,7 +109,9 @@ impl Topics {
         }
         let is_birth = self.discovery.as_ref().is_some_and(|prefix| topic == birth_topic(prefix));
         let watches = self.watches.iter().filter(|watch| topic::matches(&watch.topic, topic));
-        is_birth.then_some(Route::HomeAssistant).into_iter().chain(watches.map(Route::Watch)).collect()
+        let digests = self.digests.iter().enumerate().filter(|(_, filter)| topic::matches(filter, topic));
+        let read = watches.map(Route::Watch).chain(digests.map(|(place, _)| Route::Digest(place)));
+        is_birth.then_some(Route::HomeAssistant).into_iter().chain(read).collect()
     }
 
     /// Whether an answer sent to `topic` would come back to us.
@@ -119,6 +128,7 @@ impl Topics {
             id: String::new(),
             retain: false,
             expires: message.expiry_s.map(|seconds| now + Millis::from(seconds) * 1000),
+            properties: Vec::new(),
         };
         let request = self.request(task, message, now, &mut reply_to);
         if let Some(wanted) = &message.response_topic {
@@ -239,6 +249,7 @@ impl Topics {
             id: message.correlation.as_deref().map(name).unwrap_or_default(),
             retain: watch.retain,
             expires: given.map(|seconds| now + Millis::from(seconds) * 1000),
+            properties: Vec::new(),
         };
         let format = match watch.format {
             Format::Auto => payload::format_of(message.content_type.as_deref()),
@@ -309,7 +320,7 @@ mod tests {
             discovery: Some("homeassistant".into()),
             ..MqttSection::default()
         };
-        Topics::of(&section, &[watch])
+        Topics::of(&section, &[watch], &[])
     }
 
     fn message(topic: &str, payload: &[u8]) -> Message {

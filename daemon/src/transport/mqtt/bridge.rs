@@ -1,6 +1,7 @@
 //! The thread between broker and engine: takes messages, owes answers, and pays them in order.
 
 mod connecting;
+mod digesting;
 mod paying;
 mod suspects;
 mod taking;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::asked::Topics;
 use super::clock::{Clock, Millis};
+use super::digest::Digests;
 use super::inbox::{Inbox, Input};
 use super::link::{BrokerLimits, Dial, Link, LinkEvent, LinkOptions, Loss, Message, Publication};
 use super::outbox::{Number, Outbox};
@@ -80,6 +82,8 @@ pub struct Parts {
     pub inbox: Arc<Inbox>,
     /// What is owed.
     pub outbox: Outbox,
+    /// What is collected.
+    pub digests: Digests,
     /// The outbox's clock.
     pub clock: Clock,
     /// Topics.
@@ -198,8 +202,9 @@ impl Bridge {
                 }
             }
             self.on_time();
-            // An answer leaves when it is on disk.
+            // An answer leaves when it is on disk, and a collected message is acknowledged then.
             self.parts.outbox.sync();
+            self.parts.digests.sync();
             self.send_answers();
             self.acknowledge();
             self.fetch_shed();
@@ -215,7 +220,12 @@ impl Bridge {
             next = next.min(self.connect_at);
         }
         let again = self.resubmit.iter().chain(&self.resend).map(|(at, _)| *at);
-        again.chain(self.finish_by).chain(self.suspects.next_moment()).fold(next, Instant::min).max(now)
+        again
+            .chain(self.finish_by)
+            .chain(self.next_end())
+            .chain(self.suspects.next_moment())
+            .fold(next, Instant::min)
+            .max(now)
     }
 
     fn on_time(&mut self) {
@@ -232,10 +242,8 @@ impl Bridge {
         }
         self.next_suspect();
         self.parts.outbox.tidy();
-        while !self.held.is_empty()
-            && !self.parts.outbox.is_full()
-            && self.parts.outbox.waiting() < 2 * self.parts.receive_maximum
-        {
+        self.end_windows();
+        while !self.held.is_empty() && self.has_room() {
             if let Some((came, message)) = self.held.pop_front() {
                 self.take(&message, came);
             }

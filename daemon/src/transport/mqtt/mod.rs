@@ -7,6 +7,7 @@
 //! | [`topic`], [`asked`] | topics; from a message to a request |
 //! | [`payload`], [`senml`] | from what devices send to text |
 //! | [`outbox`], [`journal`], [`clock`] | what was taken and what is owed, on disk |
+//! | [`digest`] | messages that are collected and answered together |
 //! | [`bridge`], [`inbox`] | the thread that does the work, and what it is told |
 //! | [`requester`] | the broker as the engine sees it |
 //! | [`reply`], [`presence`] | what is said |
@@ -51,6 +52,7 @@ pub mod asked;
 pub mod bridge;
 pub mod client;
 pub mod clock;
+pub mod digest;
 pub mod inbox;
 pub mod journal;
 pub mod link;
@@ -74,10 +76,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Transport;
+use crate::config::digest::Digest;
 use crate::config::mqtt::{Broker, MqttSection, Protocol, Watch};
 use crate::serve::service::Service;
 use asked::Topics;
 use bridge::{Bridge, OptionsSource, Parts};
+use digest::Digests;
 use inbox::{Inbox, Input};
 use journal::{JournalError, fnv1a};
 use link::{Dial, LinkOptions, Publication, TlsPem};
@@ -92,9 +96,9 @@ use version::Version;
 pub enum MqttError {
     /// The outbox cannot be used.
     Outbox(JournalError),
-    /// A watch names a task that is not there.
+    /// A watch or a digest names a task that is not there.
     UnknownTask {
-        /// The filter of the watch.
+        /// Its filter.
         topic: String,
         /// The task.
         task: String,
@@ -110,7 +114,7 @@ impl fmt::Display for MqttError {
         match self {
             MqttError::Outbox(error) => write!(f, "{error}"),
             MqttError::UnknownTask { topic, task } => {
-                write!(f, "the watch of {topic:?} wants the task {task:?}, which is not there")
+                write!(f, "{topic:?} is read for the task {task:?}, which is not there")
             }
             MqttError::Secret(reason) => f.write_str(reason),
             MqttError::Thread(_) => f.write_str("the system refuses a thread; raise the limit of tasks"),
@@ -143,10 +147,12 @@ impl MqttTransport {
     pub fn start(
         section: &MqttSection,
         watches: &[Watch],
+        digests: &[Digest],
         dial: Box<dyn Dial>,
         service: Arc<Service>,
     ) -> Result<Self, MqttError> {
-        for Watch { topic, task, .. } in watches {
+        let watched = watches.iter().map(|watch| (&watch.topic, &watch.task));
+        for (topic, task) in watched.chain(digests.iter().map(|digest| (&digest.topic, &digest.task))) {
             if service.tasks().find(task).is_none() {
                 return Err(MqttError::UnknownTask { topic: topic.clone(), task: task.clone() });
             }
@@ -155,7 +161,9 @@ impl MqttTransport {
         let outbox = Outbox::open(&section.state_folder(), section.outbox_bytes as usize, cache_ms)
             .map_err(MqttError::Outbox)?;
         let clock = outbox.clock();
-        let topics = Topics::of(section, watches);
+        let windows = Digests::open(&section.state_folder(), digests, usize::from(section.receive_maximum))
+            .map_err(MqttError::Outbox)?;
+        let topics = Topics::of(section, watches, digests);
         let presence = Presence::new(topics.clone(), section.discovery.clone());
         // Now, so that a missing file is told at the start; later ones may have changed.
         let now = options(section, presence.will(), section.protocol).map_err(MqttError::Secret)?;
@@ -170,6 +178,7 @@ impl MqttTransport {
             service,
             inbox: Arc::clone(&inbox),
             outbox,
+            digests: windows,
             clock,
             topics,
             presence,

@@ -75,8 +75,14 @@ mod tests {
         assert!(reply.payload.contains("\"id\":\"mine\""), "{}", reply.payload);
         let names: Vec<_> = reply.properties.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["status", "device", "model"]);
-        let to =
-            ReplyTo { topic: "a".into(), correlation: None, id: String::new(), retain: true, expires: None };
+        let to = ReplyTo {
+            topic: "a".into(),
+            correlation: None,
+            id: String::new(),
+            retain: true,
+            expires: None,
+            properties: vec![],
+        };
         assert_eq!(publication(&reply, &to, Some(1)).expiry_s, Some(1));
         assert_eq!(publication(&reply, &to, Some(2001)).expiry_s, Some(3));
         assert_eq!(publication(&reply, &to, None).expiry_s, None);

@@ -97,6 +97,10 @@ impl Bridge {
 
     /// Acknowledges messages in their order, as far as they are settled.
     pub(super) fn acknowledge(&mut self) {
+        // A message of a window that is not on disk stays with the broker.
+        if self.parts.digests.trouble().is_some() {
+            return;
+        }
         while let Some(Ticket { packet, numbers }) = self.tickets.front() {
             // One that was forgotten has expired.
             let is_done = |number: &Number| {

@@ -20,7 +20,7 @@ impl Bridge {
             return;
         }
         let most = 2 * self.parts.receive_maximum;
-        let is_full = self.parts.outbox.is_full() || self.parts.outbox.waiting() >= most;
+        let is_full = !self.has_room();
         if message.ticket.is_none() && is_full {
             return self.dropped.warn(|| {
                 format!("a message of QoS 0 was dropped: {most} requests wait; have it sent with QoS 1")
@@ -41,6 +41,11 @@ impl Bridge {
         });
     }
 
+    /// Whether another request can be taken.
+    pub(super) fn has_room(&self) -> bool {
+        !self.parts.outbox.is_full() && self.parts.outbox.waiting() < 2 * self.parts.receive_maximum
+    }
+
     pub(super) fn take(&mut self, message: &Message, now: Millis) {
         let topics = &self.parts.topics;
         let routes = topics.routes(&message.topic);
@@ -48,15 +53,17 @@ impl Bridge {
             let topic = &message.topic;
             self.unknown.warn(|| format!("a message came on {topic:?}, which is not read any more"));
         }
-        let mut asked = Vec::new();
+        let (mut asked, mut digests) = (Vec::new(), Vec::new());
         let mut is_birth = false;
         for route in routes {
             match route {
                 Route::Request(task) => asked.push(topics.asked(task, message, now)),
                 Route::Watch(watch) => asked.push(topics.watched(watch, message, now)),
+                Route::Digest(place) => digests.push(place),
                 Route::HomeAssistant => is_birth = message.payload == b"online",
             }
         }
+        self.collect(&digests, message);
         let numbers = asked.into_iter().filter_map(|asked| self.take_asked(message, asked)).collect();
         // The broker is owed an acknowledgement, once all are delivered.
         if let Some(packet) = message.ticket {
@@ -175,7 +182,8 @@ impl Bridge {
         let Some(entry) = self.parts.outbox.entry(number) else { return };
         let device = self.parts.topics.device();
         let model = &self.parts.service.state.facts.model;
-        let reply = reply::of(answer, &entry.reply_to.id, device, model);
+        let mut reply = reply::of(answer, &entry.reply_to.id, device, model);
+        reply.properties.extend(entry.reply_to.properties.iter().cloned());
         self.parts.outbox.answer(number, reply);
         self.to_send.insert(number);
     }

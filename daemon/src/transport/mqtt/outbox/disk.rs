@@ -1,11 +1,13 @@
-//! The outbox's side of the disk: lines go to the journal while it takes them. When it refuses, what is missing comes
+//! What is kept on disk: lines go to the journal while it takes them. When it refuses, what is missing comes
 //! with the next rewrite of everything, which is tried again and again.
 
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::record::Record;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::transport::mqtt::journal::{Journal, JournalError};
 
 /// Pause before a disk that refused is tried again.
@@ -15,23 +17,28 @@ const PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Disk {
     journal: Journal,
+    /// What it holds, for people.
+    what: &'static str,
     /// What the system said, and when it was last tried.
     trouble: Option<(String, Instant)>,
 }
 
 impl Disk {
-    /// Opens the journal at `path` and returns what is in it.
+    /// Opens the journal of `what` at `path` and returns what is in it.
     ///
     /// # Errors
     /// If it cannot be used.
-    pub fn open(path: &Path) -> Result<(Self, Vec<Record>), JournalError> {
+    pub fn open<R: DeserializeOwned>(
+        path: &Path,
+        what: &'static str,
+    ) -> Result<(Self, Vec<R>), JournalError> {
         let (journal, lines) = Journal::open(path)?;
         let parsed: Vec<_> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let strange = lines.len() - parsed.len();
         if strange > 0 {
-            log::warn!("{strange} records of the outbox are of another version of Tern and were passed over");
+            log::warn!("{strange} records of the {what} are of another version of Tern and were passed over");
         }
-        Ok((Disk { journal, trouble: None }, parsed))
+        Ok((Disk { journal, what, trouble: None }, parsed))
     }
 
     /// Bytes of the journal.
@@ -50,7 +57,7 @@ impl Disk {
     }
 
     /// Appends a record.
-    pub fn write(&mut self, record: &Record) {
+    pub fn write(&mut self, record: &impl Serialize) {
         if self.trouble.is_none() {
             let line = serde_json::to_string(record).map_err(io::Error::from);
             let written = line.and_then(|line| self.journal.append(&line));
@@ -67,12 +74,12 @@ impl Disk {
     }
 
     /// Replaces everything by `records`, after which nothing is missing.
-    pub fn rewrite(&mut self, records: &[Record]) {
+    pub fn rewrite(&mut self, records: &[impl Serialize]) {
         let lines: Result<Vec<_>, _> = records.iter().map(serde_json::to_string).collect();
         let lines = lines.map_err(io::Error::from);
         let written = lines.and_then(|lines| self.journal.rewrite(lines.iter().map(String::as_str)));
         if written.is_ok() && self.trouble.take().is_some() {
-            log::warn!("the outbox is on disk again; answers go out");
+            log::warn!("the {} is on disk again; answers go out", self.what);
         }
         self.note(written);
     }
@@ -81,8 +88,9 @@ impl Disk {
         let Err(error) = done else { return };
         if self.trouble.is_none() {
             log::error!(
-                "the outbox cannot be written ({error}); answers wait, and requests stay with the broker, until it can: \
-                 make room or mend the disk"
+                "the {} cannot be written ({error}); answers wait, and messages stay with the broker, until it can: \
+                 make room or mend the disk",
+                self.what
             );
         }
         self.trouble = Some((error.to_string(), Instant::now()));

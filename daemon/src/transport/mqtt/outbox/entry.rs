@@ -28,6 +28,9 @@ pub struct ReplyTo {
     pub retain: bool,
     /// When the answer is worth nothing any more.
     pub expires: Option<Millis>,
+    /// User properties beside those of every answer.
+    #[serde(default)]
+    pub properties: Vec<(String, String)>,
 }
 
 impl ReplyTo {

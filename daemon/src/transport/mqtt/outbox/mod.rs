@@ -20,7 +20,7 @@ use std::path::Path;
 use super::clock::{Clock, Millis, Stamp};
 use super::journal::JournalError;
 use crate::wire::Request;
-use disk::Disk;
+pub use disk::Disk;
 use entry::Key;
 pub use entry::{Entry, Number, Reply, ReplyTo, Stage};
 use record::Record;
@@ -56,7 +56,7 @@ impl Outbox {
     /// # Errors
     /// If the folder cannot be used.
     pub fn open(folder: &Path, most_bytes: usize, cache_ms: Millis) -> Result<Self, JournalError> {
-        let (disk, records) = Disk::open(&folder.join("mqtt.outbox"))?;
+        let (disk, records) = Disk::open(&folder.join("mqtt.outbox"), "outbox")?;
         let mut stamps = records.iter().filter_map(|record| match record {
             Record::Time(stamp) => Some(stamp),
             _ => None,

@@ -8,7 +8,14 @@ fn open(folder: &Path) -> Outbox {
 
 fn reply_to(correlation: &str) -> ReplyTo {
     let correlation = (!correlation.is_empty()).then(|| correlation.as_bytes().to_vec());
-    ReplyTo { topic: "answers/me".into(), correlation, id: "7".into(), retain: false, expires: None }
+    ReplyTo {
+        topic: "answers/me".into(),
+        correlation,
+        id: "7".into(),
+        retain: false,
+        expires: None,
+        properties: vec![],
+    }
 }
 
 fn reply(text: &str) -> Reply {
@@ -119,7 +126,8 @@ fn tries_are_counted_over_the_ends_of_processes_and_not_over_a_stop_in_order() {
 
 /// A journal that an earlier process left, with its clocks changed by `change`.
 fn with_clocks(folder: &Path, change: impl Fn(&mut Stamp)) {
-    let (mut disk, records) = Disk::open(&folder.join("mqtt.outbox")).expect("it is there");
+    let (mut disk, records) =
+        Disk::open::<Record>(&folder.join("mqtt.outbox"), "outbox").expect("it is there");
     let changed: Vec<_> = (records.into_iter())
         .map(|record| match record {
             Record::Time(mut stamp) => {
