@@ -20,14 +20,22 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("raspberry-pi-zero-2-w.toml", include_str!("../profiles/raspberry-pi-zero-2-w.toml")),
     ("raspberry-pi-3b-plus.toml", include_str!("../profiles/raspberry-pi-3b-plus.toml")),
     ("raspberry-pi-4b.toml", include_str!("../profiles/raspberry-pi-4b.toml")),
+    ("raspberry-pi-400.toml", include_str!("../profiles/raspberry-pi-400.toml")),
+    ("raspberry-pi-cm4.toml", include_str!("../profiles/raspberry-pi-cm4.toml")),
     ("raspberry-pi-5.toml", include_str!("../profiles/raspberry-pi-5.toml")),
+    ("raspberry-pi-cm5.toml", include_str!("../profiles/raspberry-pi-cm5.toml")),
+    ("raspberry-pi-500.toml", include_str!("../profiles/raspberry-pi-500.toml")),
     ("orange-pi-5.toml", include_str!("../profiles/orange-pi-5.toml")),
+    ("orange-pi-5-max.toml", include_str!("../profiles/orange-pi-5-max.toml")),
     ("rock-5b.toml", include_str!("../profiles/rock-5b.toml")),
+    ("rock-5c.toml", include_str!("../profiles/rock-5c.toml")),
     ("radxa-zero-3.toml", include_str!("../profiles/radxa-zero-3.toml")),
     ("orange-pi-zero-2w.toml", include_str!("../profiles/orange-pi-zero-2w.toml")),
     ("jetson-orin-nano.toml", include_str!("../profiles/jetson-orin-nano.toml")),
+    ("beaglebone-ai-64.toml", include_str!("../profiles/beaglebone-ai-64.toml")),
     ("beagleplay.toml", include_str!("../profiles/beagleplay.toml")),
     ("imx8mp-evk.toml", include_str!("../profiles/imx8mp-evk.toml")),
+    ("stm32mp257f-ev1.toml", include_str!("../profiles/stm32mp257f-ev1.toml")),
     ("orion-o6.toml", include_str!("../profiles/orion-o6.toml")),
     ("generic-aarch64.toml", include_str!("../profiles/generic-aarch64.toml")),
     ("generic-x86-64.toml", include_str!("../profiles/generic-x86-64.toml")),
@@ -81,6 +89,39 @@ pub struct ProfileCluster {
     /// Highest clock of the board as sold, where its maker says.
     #[serde(default)]
     pub max_mhz: Option<u32>,
+    /// Its caches, where they were published.
+    #[serde(default)]
+    pub cache: Option<ProfileCache>,
+}
+
+/// Caches of a cluster, KiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileCache {
+    /// Level 1 data cache of a core.
+    #[serde(default)]
+    pub l1d_kib: Option<u32>,
+    /// Level 2.
+    pub l2_kib: u32,
+    /// Who has that much of level 2.
+    pub l2_of: CacheOwner,
+    /// Level 3 of the whole chip, or of one of its halves.
+    #[serde(default)]
+    pub l3_kib: Option<u32>,
+    /// Who says so.
+    pub source: String,
+    /// When.
+    pub date: String,
+}
+
+/// Whose a cache is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheOwner {
+    /// Each core has one.
+    Core,
+    /// The cores of the cluster share it.
+    Cluster,
 }
 
 /// Main memory of a board.
@@ -367,6 +408,14 @@ mod tests {
                 assert!(figure.source.len() > 20, "{name}: {:?} is not a source", figure.source);
                 let year: u32 = figure.date.get(..4).and_then(|year| year.parse().ok()).unwrap_or(0);
                 assert!((2012..2100).contains(&year), "{name}: {:?} is not a date", figure.date);
+            }
+            for cache in profile.clusters.iter().filter_map(|cluster| cluster.cache.as_ref()) {
+                assert!(
+                    cache.source.len() > 20 && cache.date.starts_with("20"),
+                    "{}: {cache:?}",
+                    profile.name
+                );
+                assert!((64..=65_536).contains(&cache.l2_kib), "{}: {cache:?}", profile.name);
             }
             if profile.generic_arch.is_some() {
                 assert_eq!(profile.power, None, "{} must not claim watts", profile.name);
