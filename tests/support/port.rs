@@ -129,7 +129,7 @@ impl Noisy {
     }
 
     fn fate(&mut self, byte: u8) -> Fate {
-        if self.next() % self.rarity != 0 {
+        if !self.next().is_multiple_of(self.rarity) {
             return Fate::Whole;
         }
         self.hits += 1;
