@@ -58,9 +58,25 @@ use worker::Worker;
 /// What clients are told while the daemon stops.
 pub(crate) const STOPPING: &str = "the daemon is shutting down; send the request again when it is back";
 
+/// Characters of an error's message at most, or little more.
+const MESSAGE_CHARACTERS: usize = 1000;
+
 /// The error answer to the request `id`.
 pub(crate) fn refusal(id: Option<String>, reason: Reason, message: impl Into<String>) -> wire::Answer {
-    Answer::Error(Failure { id, code: reason.code(), reason, message: message.into(), retry_after_ms: None })
+    let message = shortened(message.into());
+    Answer::Error(Failure { id, code: reason.code(), reason, message, retry_after_ms: None })
+}
+
+/// A message without its middle if it is long: it quotes what was sent, which may be a megabyte, and ends with what to do.
+fn shortened(message: String) -> String {
+    let characters = message.chars().count();
+    if characters <= MESSAGE_CHARACTERS {
+        return message;
+    }
+    let half = MESSAGE_CHARACTERS / 2;
+    let begin: String = message.chars().take(half).collect();
+    let end: String = message.chars().skip(characters - half).collect();
+    format!("{begin} ... {end}")
 }
 
 /// A daemon could not start.

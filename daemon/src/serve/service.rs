@@ -13,6 +13,7 @@ use super::counters::Ending;
 use super::form::{Form, Unreadable};
 use super::queue::{Job, JobGoal, Notice, PushError, Queue};
 use super::requester::{ClientId, Requester};
+use super::shortened;
 use super::state::State;
 use super::tokenizing::{Found, Tokenizing, Wanted};
 use super::worker::unknown_request;
@@ -116,6 +117,7 @@ impl Service {
 
     fn refuse(&self, session: &dyn Requester, id: Option<String>, refused: Refused) {
         let Refused { reason, message, retry_after_ms } = refused;
+        let message = shortened(message);
         let (client, request) = (session.id(), id.as_deref().unwrap_or_default());
         log::debug!(tern_client = client, tern_request = request; "client {client}: request refused: {message}");
         self.state.count(session.way(), Ending::Refused);
