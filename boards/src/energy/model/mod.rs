@@ -13,7 +13,7 @@
 //! TI SDAA146 (2025), where four times the memory traffic draws more than four times the CPU load.
 //!
 //! * [`Activity`] - what a machine did in an interval
-//! * [`fit`] - coefficients from measured loads, their error from loads held out, or the reason why not
+//! * [`fit`](fit()) - coefficients from measured loads, their error from loads held out, or the reason why not
 //! * [`calibration`] - the fitted model as part of a board's profile
 
 pub mod calibration;

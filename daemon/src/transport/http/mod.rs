@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`connection`], [`line`] | one connection from its first byte to its last; the times a client may take |
+//! | [`connection`], [`mod@line`] | one connection from its first byte to its last; the times a client may take |
 //! | [`access`] | the key, and web pages turned away |
 //! | [`route`] | from a path to whoever answers |
 //! | [`fields`], [`openai`], [`systemone`] | from a body to requests |
