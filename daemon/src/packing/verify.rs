@@ -167,11 +167,16 @@ mod tests {
     use super::*;
     use crate::packing::Recipe;
 
-    const TINY: &[u8] = include_bytes!("../../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
+    /// Bytes where a mapping would put them.
+    #[repr(align(64))]
+    struct Aligned<T: ?Sized>(T);
+
+    static TINY: &Aligned<[u8]> =
+        &Aligned(*include_bytes!("../../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf"));
 
     /// The difference that is found after `change` was made to the packed file.
     fn difference(change: impl Fn(&Gguf<'_>, &mut [u8])) -> Difference {
-        let source = Gguf::parse(TINY).expect("a sound file");
+        let source = Gguf::parse(&TINY.0).expect("a sound file");
         let recipe = Recipe { layout: Layout::T5R, int8_head: true };
         let copy = recipe.write(&source, "here", 2, Vec::new(), |_| ()).expect("it can be packed");
         let mut changed = copy.clone();
