@@ -139,9 +139,9 @@ fn what_is_wrong_is_told_with_the_right_status() {
     post("{").is_refusal(400, "bad_request", "EOF");
     post("").is_refusal(400, "bad_request", "EOF");
     post("[]").is_refusal(400, "bad_request", "JSON object");
-    post("{\"prompt\": \"\\ud800\"}").is_refusal(400, "bad_request", "prompt");
+    post("{\"prompt\": \"\\ud800\"}").is_refusal(400, "bad_request", "at line 1 column");
     sent(b"POST /v1/completions HTTP/1.1\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{\"prompt\":\"\xff\"}")
-        .is_refusal(400, "bad_request", "prompt");
+        .is_refusal(400, "bad_request", "unicode");
     let big = format!("{{\"prompt\": \"{}\"}}", "x".repeat(3000));
     post(&big).is_refusal(413, "too_large", "http.body_bytes");
     // Far more than is read, and without its length being told.
@@ -273,20 +273,16 @@ fn health_says_that_the_model_is_being_opened() {
     // The first start tries kernels for about a second, in which the model is not there yet.
     command.env_remove("TERN_TUNE").env("XDG_STATE_HOME", path("state"));
     let mut child = command.spawn().expect("the program starts");
-    let mut first = None;
-    wait_for("a connection", || {
-        first = HttpPeer::connect(&path("h.sock")).ok();
-        first.is_some()
-    });
-    let mut peer = first.expect("a connection");
-    let health = peer.get("/health");
+    wait_for("a connection", || HttpPeer::connect(&path("h.sock")).is_ok());
+    let connect = || HttpPeer::connect(&path("h.sock")).expect("it listens");
+    let health = connect().get("/health");
     assert_eq!((health.status, health.json()), (503, json!({"status": "loading"})));
     assert_eq!(health.header("retry-after"), Some("1"));
-    peer.post("/completion", &hello(false)).is_refusal(503, "loading", "being opened");
-    peer.get("/metrics").is_refusal(503, "loading", "being opened");
+    connect().post("/completion", &hello(false)).is_refusal(503, "loading", "being opened");
+    connect().get("/metrics").is_refusal(503, "loading", "being opened");
     assert!(!path("t.sock").exists(), "the model is there already");
-    wait_for("the model", || peer.get("/health").status == 200);
-    assert_eq!(peer.post("/completion", &json!({"prompt": "x", "n_predict": 1})).status, 200);
+    wait_for("the model", || connect().get("/health").status == 200);
+    assert_eq!(connect().post("/completion", &json!({"prompt": "x", "n_predict": 1})).status, 200);
     child.kill().expect("it runs");
     child.wait().expect("it ends");
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -44,7 +44,13 @@ impl HttpDaemon {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("h.sock");
         let config = format!("{config}\n[http]\nlisten = 'unix:{}'\n{http}", socket.display());
-        HttpDaemon { daemon: Daemon::start_in(folder, &config), socket }
+        let http = HttpDaemon { daemon: Daemon::start_in(folder, &config), socket };
+        // Its socket answers a moment before HTTP hears of the model.
+        let began = Instant::now();
+        while http.get("/health").status != 200 {
+            assert!(began.elapsed() < PATIENCE, "HTTP never hears of the model");
+        }
+        http
     }
 
     /// A new connection.
