@@ -15,7 +15,7 @@ use crate::serve::{ServeError, Server, ServerHandle};
 use crate::signals::{Signals, Told};
 use crate::systemd::Watchdog;
 use crate::tasks::TaskSet;
-use crate::transport::unix::peers::Allowed;
+use crate::transport::unix::peers::{self, Allowed};
 use crate::{figures, logger, systemd};
 
 /// How often the service manager is told what was done meanwhile.
@@ -223,6 +223,7 @@ fn check(config: &Config, model: &ModelChoice) -> Result<(), CommandError> {
         let key = if http.key.is_some() { "with a key" } else { "without a key" };
         text += &format!("http     {}, {key}, {} connections\n", http.listen, http.connections);
     }
+    config.socket.group.as_ref().map(peers::group_of_file).transpose().map_err(ServeError::Socket)?;
     let allowed = Allowed::of(&config.socket).map_err(ServeError::Socket)?;
     if let Allowed::Listed { users, groups } = allowed {
         text += &format!("allowed  users {users:?} and groups {groups:?}\n");

@@ -197,11 +197,7 @@ impl Place {
     /// # Errors
     /// If somebody does, the place is taken or cannot be written, or there is no such group.
     pub fn take(path: &Path, mode: u32, group: Option<&Account>) -> Result<Place, SocketError> {
-        let group = group.map(|group| {
-            let no_account = || SocketError::NoAccount { key: "socket.group", account: group.clone() };
-            Ok((group.clone(), peers::group_number(group).ok_or_else(no_account)?))
-        });
-        let group = group.transpose()?;
+        let group = group.map(|group| Ok((group.clone(), peers::group_of_file(group)?))).transpose()?;
         if let Some(folder) =
             path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
         {

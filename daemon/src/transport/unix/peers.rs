@@ -103,8 +103,16 @@ fn user_number(account: &Account) -> Option<u32> {
     }
 }
 
-/// The number of a group.
-pub fn group_number(account: &Account) -> Option<u32> {
+/// The number of the group that the socket's file is given to.
+///
+/// # Errors
+/// If there is no such group.
+pub fn group_of_file(group: &Account) -> Result<u32, SocketError> {
+    let no_account = || SocketError::NoAccount { key: "socket.group", account: group.clone() };
+    group_number(group).ok_or_else(no_account)
+}
+
+fn group_number(account: &Account) -> Option<u32> {
     match account {
         Account::Number(number) => Some(*number),
         Account::Name(name) => Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()),
