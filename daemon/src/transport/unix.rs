@@ -17,7 +17,6 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Transport;
-use super::complaints::Complaints;
 use crate::serve::requester::ClientId;
 use crate::serve::service::Service;
 use crate::serve::session::Session;
@@ -39,17 +38,11 @@ struct Shared {
     left: Condvar,
     /// Those being told that they cannot stay.
     turned_away: AtomicUsize,
-    complaints: Mutex<Complaints>,
 }
 
 impl Shared {
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Warns, but not at every client of a storm.
-    fn complain(&self, message: String) {
-        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).warn(|| message);
     }
 }
 
@@ -83,7 +76,6 @@ impl UnixTransport {
             clients: Mutex::default(),
             left: Condvar::new(),
             turned_away: AtomicUsize::new(0),
-            complaints: Mutex::default(),
         });
         let theirs = Arc::clone(&shared);
         let socket = listening.socket;

@@ -47,8 +47,7 @@ pub fn connect(stream: UnixStream, id: ClientId, shared: &Arc<Shared>) -> io::Re
     let limits = &shared.service.limits;
     let peer = PeerId::of(&stream)?;
     if !shared.allowed.admits(peer) {
-        shared
-            .complain(format!("a client was turned away: {peer} (socket.allow_users, socket.allow_groups)"));
+        log::warn!("a client was turned away: {peer} (socket.allow_users, socket.allow_groups)");
         let message = format!(
             "user {} may not ask this daemon; its operator decides (socket.allow_users, socket.allow_groups)",
             peer.user
@@ -57,7 +56,7 @@ pub fn connect(stream: UnixStream, id: ClientId, shared: &Arc<Shared>) -> io::Re
     }
     let connected = shared.clients().len();
     if connected >= limits.clients {
-        shared.complain(format!("a client was turned away: {connected} are connected (limits.clients)"));
+        log::warn!("a client was turned away: {connected} are connected (limits.clients)");
         let message = format!("{connected} clients are connected, as many as may be (limits.clients)");
         return turn_away(stream, Reason::TooManyClients, message, shared);
     }
