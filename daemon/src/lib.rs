@@ -25,6 +25,8 @@
 //! | [`table`], [`terminal`], [`figures`] | plain tables, bars and numbers for people |
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod aligned;
 pub mod bandwidth;
 pub mod benchmark;
 pub mod cli;

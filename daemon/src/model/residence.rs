@@ -58,14 +58,16 @@ pub fn streamed_bytes(parts: &[Part]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aligned::Aligned;
     use crate::packing::Recipe;
     use tern_kernels::Layout;
 
-    const TINY: &[u8] = include_bytes!("../../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
+    static TINY: &Aligned<[u8]> =
+        &Aligned(*include_bytes!("../../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf"));
 
     #[test]
     fn parts_add_up_to_the_file_and_an_int8_head_streams_less() {
-        let source = Gguf::parse(TINY).expect("a sound file");
+        let source = Gguf::parse(&TINY.0).expect("a sound file");
         let recipe = Recipe { layout: Layout::T5R, int8_head: true };
         let packed = recipe.write(&source, "here", 1, Vec::new(), |_| ()).expect("it can be packed");
         let packed = Gguf::parse(&packed).expect("what we write");

@@ -165,11 +165,8 @@ fn compare_matrix(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aligned::Aligned;
     use crate::packing::Recipe;
-
-    /// Bytes where a mapping would put them.
-    #[repr(align(64))]
-    struct Aligned<T: ?Sized>(T);
 
     static TINY: &Aligned<[u8]> =
         &Aligned(*include_bytes!("../../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf"));
