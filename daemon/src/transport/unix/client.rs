@@ -26,6 +26,9 @@ const DOORSTEP: Duration = Duration::from_millis(250);
 /// Clients that may stand there at once; more are told in a line, without a look at what they speak.
 const ON_THE_DOORSTEP: usize = 16;
 
+/// Bytes that are read of what such a client has sent, to be dropped.
+const DROPPED_BYTES: u64 = 64 << 10;
+
 /// The stream of a client, read and written by two threads.
 struct Half(Arc<UnixStream>);
 
@@ -99,6 +102,9 @@ fn turn_away(stream: UnixStream, reason: Reason, message: String, shared: &Arc<S
         // One that says nothing is told in a line.
         let form = read.map_or(Form::Lines, |_| Form::of_first_byte(first[0]));
         let _gone_already = (&stream).write_all(&form.answer(&answer));
+        let _gone_already = stream.shutdown(Shutdown::Write);
+        // What it sent and nobody read would reset the connection before it has read the answer.
+        let _silent_by_now = io::copy(&mut (&stream).take(DROPPED_BYTES), &mut io::sink());
         theirs.turned_away.fetch_sub(1, Ordering::Relaxed);
     });
     if started.is_err() {
