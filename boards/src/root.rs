@@ -100,7 +100,8 @@ impl Root {
         self.resolve(path).exists()
     }
 
-    fn resolve(&self, path: &str) -> PathBuf {
+    /// Where the file at `path` of this root is, for callers that may write it.
+    pub fn resolve(&self, path: &str) -> PathBuf {
         self.base.join(path.trim_start_matches('/'))
     }
 }

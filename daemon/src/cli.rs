@@ -3,8 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    bench, classify, demo, doctor, eval, inspect, logits, pack, pages, run, serve, status, summarize, synth,
-    tune,
+    bench, classify, demo, doctor, energy, eval, inspect, logits, pack, pages, run, serve, status, summarize,
+    synth, tune,
 };
 use crate::error::CommandError;
 
@@ -40,6 +40,7 @@ enum Command {
     Pack(pack::PackArgs),
     Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
+    Energy(energy::EnergyArgs),
     Synth(synth::SynthArgs),
     Logits(logits::LogitsArgs),
     Doctor(doctor::DoctorArgs),
@@ -64,6 +65,7 @@ impl Cli {
             Command::Pack(args) => pack::run(args),
             Command::Tune(args) => tune::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Energy(args) => energy::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Logits(args) => logits::run(args),
             Command::Doctor(args) => doctor::run(args),

@@ -19,6 +19,7 @@
 //! | [`packing`] | a model in the layout that kernels read where it is mapped |
 //! | [`tune`], [`state`] | which kernels and how many threads are fastest here; where that is kept |
 //! | [`benchmark`], [`bandwidth`] | speed, and the bound that memory sets |
+//! | [`calibration`], [`clocks`] | a power model of this board; holding the processor at a clock |
 //! | [`proof`] | the kernels against their definition, on this machine |
 //! | [`synth`], [`random`] | models with random weights |
 //! | [`npy`], [`replace`], [`progress`], [`output`] | arrays in and out, whole files, bars, results |
@@ -29,8 +30,10 @@
 mod aligned;
 pub mod bandwidth;
 pub mod benchmark;
+pub mod calibration;
 pub mod cli;
 pub mod client;
+pub mod clocks;
 pub mod commands;
 pub mod config;
 pub mod cost;

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod classify;
 pub mod demo;
 pub mod doctor;
+pub mod energy;
 pub mod eval;
 pub mod input;
 pub mod inspect;
