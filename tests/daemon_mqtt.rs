@@ -270,6 +270,25 @@ fn the_device_says_whether_it_is_there() {
 }
 
 #[test]
+fn a_device_whose_tasks_were_read_again_says_so() {
+    let broker = Broker::start();
+    let mut me = broker.peer("me");
+    me.subscribe("tern/pi/status");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tasks = folder.path().join("tasks");
+    std::fs::create_dir(&tasks).expect("writable");
+    let section = format!("[tasks]\nfolder = '{}'\n", tasks.display());
+    let daemon = start_in(folder, &broker, "pi", &section);
+    let has_door =
+        |note: &Note| note.json()["tasks"].as_array().is_some_and(|all| all.contains(&json!("door")));
+    assert!(!has_door(&me.receive_where(|note| note.json()["state"] == "online")));
+    let door = "kind = 'choice'\ninstructions = 'Which?'\nlabels = ['front', 'rear']\n";
+    std::fs::write(tasks.join("door.toml"), door).expect("writable");
+    daemon.signal("HUP");
+    me.receive_where(|note| note.json()["state"] == "online" && has_door(note));
+}
+
+#[test]
 fn a_broker_that_forgets_everything_loses_nothing_that_was_taken() {
     let mut broker = Broker::start();
     let mut daemon = start_slow(&broker, "pi");

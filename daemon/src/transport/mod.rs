@@ -1,6 +1,5 @@
 //! How requests come in and answers go out.
 
-pub mod complaints;
 pub mod http;
 pub mod messages;
 pub mod mqtt;

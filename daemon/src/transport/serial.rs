@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use tern_protocol::answer::Reason;
 
 use super::Transport;
-use super::complaints::Complaints;
 use super::messages::{MessageReader, Piece, too_long, unfinished};
 use crate::config::socket::SerialSection;
 use crate::serve::form::Form;
@@ -75,7 +74,6 @@ impl SerialTransport {
             section: section.clone(),
             service,
             bells: Arc::clone(&bells),
-            complaints: Complaints::default(),
             refusals: Refusals::default(),
         };
         let thread = std::thread::Builder::new().name("tern-serial".into()).spawn(move || {
@@ -153,7 +151,6 @@ struct Keeper {
     section: SerialSection,
     service: Arc<Service>,
     bells: Arc<Bells>,
-    complaints: Complaints,
     refusals: Refusals,
 }
 
@@ -303,7 +300,7 @@ impl Keeper {
     /// Answers what cannot be read, unless it goes on for too long.
     fn refuse(&mut self, session: &Session, reason: Reason, message: String) {
         let place = self.place();
-        self.complaints.warn(|| format!("on {place} came what is no request: {message}"));
+        log::warn!("on {place} came what is no request: {message}");
         if self.refusals.one_more() {
             self.service.refuse_message(session, reason, message);
         }

@@ -23,7 +23,7 @@ use super::version::Version;
 use crate::config::mqtt::Protocol;
 use crate::serve::requester::Requester;
 use crate::serve::service::Service;
-use crate::transport::complaints::Complaints;
+use crate::tasks::TaskSet;
 use suspects::Suspects;
 
 /// Publications under way at most.
@@ -147,8 +147,8 @@ pub struct Bridge {
     quiet: bool,
     /// When the daemon is to be gone.
     finish_by: Option<Instant>,
-    dropped: Complaints,
-    unknown: Complaints,
+    /// Tasks that the broker was told of.
+    announced: Option<Arc<TaskSet>>,
 }
 
 impl Bridge {
@@ -175,8 +175,7 @@ impl Bridge {
             in_trouble: false,
             quiet: false,
             finish_by: None,
-            dropped: Complaints::default(),
-            unknown: Complaints::default(),
+            announced: None,
         }
     }
 
@@ -255,6 +254,10 @@ impl Bridge {
         let in_trouble = self.parts.outbox.trouble().is_some();
         if std::mem::replace(&mut self.in_trouble, in_trouble) != in_trouble {
             self.figures_at = now;
+        }
+        let tasks = self.parts.service.tasks();
+        if self.announced.as_ref().is_some_and(|announced| !Arc::ptr_eq(announced, &tasks)) {
+            self.announce();
         }
         if self.figures_at <= now {
             self.figures_at = now + self.parts.figures;

@@ -109,6 +109,7 @@ impl Bridge {
     /// Says that the device is here.
     pub(super) fn announce(&mut self) {
         let Some((_, limits)) = self.up() else { return };
+        self.announced = Some(self.parts.service.tasks());
         let online = self.parts.presence.online(&self.parts.service, limits.protocol);
         self.tell(NO_TOKEN, online);
         if let Some(discovery) = self.parts.presence.discovery(&self.parts.service) {

@@ -22,9 +22,9 @@ impl Bridge {
         let most = 2 * self.parts.receive_maximum;
         let is_full = !self.has_room();
         if message.ticket.is_none() && is_full {
-            return self.dropped.warn(|| {
-                format!("a message of QoS 0 was dropped: {most} requests wait; have it sent with QoS 1")
-            });
+            return log::warn!(
+                "a message of QoS 0 was dropped: {most} requests wait; have it sent with QoS 1"
+            );
         }
         if message.ticket.is_none() || !is_full && self.held.is_empty() {
             return self.take(&message, self.parts.clock.now());
@@ -34,11 +34,10 @@ impl Bridge {
         }
         // A broker of 3.1.1 knows no receive maximum.
         self.shedding = true;
-        self.dropped.warn(|| {
+        log::warn!(
             "the broker sends more than can be held; the rest is fetched later: limit there what a client may have \
              unacknowledged (mosquitto: max_inflight_messages)"
-                .into()
-        });
+        );
     }
 
     /// Whether another request can be taken.
@@ -51,7 +50,7 @@ impl Bridge {
         let routes = topics.routes(&message.topic);
         if routes.is_empty() && !self.filters.iter().any(|filter| topic::matches(filter, &message.topic)) {
             let topic = &message.topic;
-            self.unknown.warn(|| format!("a message came on {topic:?}, which is not read any more"));
+            log::warn!("a message came on {topic:?}, which is not read any more");
         }
         let (mut asked, mut digests) = (Vec::new(), Vec::new());
         let mut is_birth = false;
@@ -79,7 +78,7 @@ impl Bridge {
         let Asked { hash, reply_to, request } = asked;
         if !self.parts.topics.may_answer(&reply_to.topic) {
             let topic = &reply_to.topic;
-            self.unknown.warn(|| format!("an answer to {topic:?} would be a request again; it is not sent"));
+            log::warn!("an answer to {topic:?} would be a request again; it is not sent");
             return None;
         }
         let again = message.ticket.filter(|_| message.again);
