@@ -66,6 +66,7 @@ fn fields_that_make_no_sense_are_named() {
     for (field, values) in [
         ("ttl_s", &["-1", "\"soon\"", "[]", "{}"][..]),
         ("deadline_ms", &["-1", "1e99", "4294967296", "0.5"]),
+        ("max_joules", &["-1", "0", "\"much\""]),
         ("id", &["[]", "7", "{}"]),
         ("field", &["\"no pointer\"", "3"]),
         ("text", &["3", "null"]),

@@ -286,7 +286,7 @@ pub fn exit_of(reason: Reason) -> Exit {
             Exit::BadInput
         }
         Reason::Deadline | Reason::QueueFull | Reason::TooManyClients => Exit::TryAgain,
-        Reason::Cancelled => Exit::Failed,
+        Reason::Cancelled | Reason::Energy => Exit::Failed,
         Reason::Internal => Exit::Internal,
         Reason::Stopping | Reason::Forbidden => Exit::Unavailable,
     }

@@ -5,6 +5,7 @@
 
 pub mod changes;
 pub mod digest;
+pub mod energy;
 pub mod http;
 pub mod mqtt;
 pub mod secret;
@@ -22,8 +23,10 @@ use tern_runtime::kv_cache::KvType;
 
 use crate::error::{CommandError, Exit};
 use crate::model::{EngineChoice, ModelChoice};
+use crate::serve::spending::{self, BadJoules};
 use crate::tasks::TaskSet;
 use digest::Digest;
+use energy::EnergySection;
 use http::HttpSection;
 use mqtt::{MqttSection, Watch};
 use socket::{SerialSection, SocketSection};
@@ -44,6 +47,8 @@ pub struct Config {
     pub tasks: TasksSection,
     /// How much clients may ask for.
     pub limits: Limits,
+    /// How much power and heat there may be.
+    pub energy: EnergySection,
     /// The broker, if there is one.
     pub mqtt: Option<MqttSection>,
     /// HTTP, if it is spoken.
@@ -140,7 +145,7 @@ pub struct TasksSection {
 }
 
 /// `[limits]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Clients connected at once.
@@ -163,6 +168,8 @@ pub struct Limits {
     pub write_ms: u64,
     /// Deadline of requests that name none; without it they have none.
     pub deadline_ms: Option<u32>,
+    /// Joules of requests that name none; without it they are not limited.
+    pub max_joules: Option<f64>,
     /// Time that running requests get to finish when the daemon is told to stop.
     pub stop_ms: u64,
 }
@@ -180,6 +187,7 @@ impl Default for Limits {
             unread_bytes: 256 << 10,
             write_ms: 30_000,
             deadline_ms: None,
+            max_joules: None,
             stop_ms: 5_000,
         }
     }
@@ -336,6 +344,7 @@ impl Config {
             unread_bytes,
             write_ms,
             deadline_ms,
+            max_joules,
             stop_ms,
         } = self.limits;
         let hour_ms = 3_600_000;
@@ -354,6 +363,11 @@ impl Config {
             ("limits.stop_ms", stop_ms, 0, hour_ms),
         ];
         in_range(&ranges)?;
+        spending::check(max_joules).map_err(|BadJoules(found)| ConfigError::Value {
+            key: "limits.max_joules",
+            found: found.to_string(),
+            expected: "a number of joules above 0",
+        })?;
         self.http.as_ref().map_or(Ok(()), HttpSection::check)?;
         if let Some(serial) = &self.serial {
             serial.check()?;

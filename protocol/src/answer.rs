@@ -323,6 +323,8 @@ pub enum Finish {
     ContextFull,
     /// The tokens that a long text may cost are spent; this is how far its parts came.
     Budget,
+    /// The joules that the request may cost are spent.
+    Energy,
 }
 
 /// A request was cancelled as asked.
@@ -354,6 +356,10 @@ pub struct Usage {
     pub prompt_tokens_per_second: Option<f64>,
     /// Steps of decoding by `decode_ms`; `None` if there were none.
     pub generated_tokens_per_second: Option<f64>,
+    /// Time of `prefill_ms` and `decode_ms` in which the daemon held still to keep its power budget or to stay cool;
+    /// `None` if it did not. Not in frames.
+    #[serde(default, with = "crate::named")]
+    pub paced_ms: Option<f64>,
 }
 
 /// How the daemon is.
@@ -408,7 +414,7 @@ pub struct Requests {
     pub answered: u64,
     /// Refused: they made no sense, were too large, or the queue was full.
     pub refused: u64,
-    /// Given up at their deadline.
+    /// Given up at their deadline, or when their joules were spent.
     pub expired: u64,
     /// Cancelled, or their client went away.
     pub cancelled: u64,
@@ -465,6 +471,8 @@ pub enum Reason {
     Stopping,
     /// This user may not connect.
     Forbidden,
+    /// Its joules do not suffice, or nothing here can count them.
+    Energy,
 }
 
 impl Reason {
@@ -472,6 +480,7 @@ impl Reason {
     pub const fn code(self) -> u16 {
         match self {
             Reason::BadRequest => 400,
+            Reason::Energy => 402,
             Reason::Forbidden => 403,
             Reason::UnknownTask | Reason::UnknownRequest => 404,
             Reason::Deadline => 408,

@@ -42,6 +42,7 @@ pub mod limits;
 pub mod request;
 pub mod storage;
 
+mod named;
 mod present;
 
 pub use answer::Answer;

@@ -40,9 +40,11 @@ pub struct Request<F: Storage> {
     pub stream: bool,
     /// Give up after this long, time in the queue included.
     pub deadline_ms: Option<u32>,
+    /// Spend no more than this, by the daemon's meter; refused where there is none.
+    pub max_joules: Option<f64>,
 }
 
-serialize_present!(Request { id; task, ask, generate, chat, cancel, status, text, stream, deadline_ms });
+serialize_present!(Request { id; task, ask, generate, chat, cancel, status, text, stream, deadline_ms, max_joules });
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +93,7 @@ impl<F: Storage> Request<F> {
             text: None,
             stream: false,
             deadline_ms: None,
+            max_joules: None,
         }
     }
 
@@ -219,7 +222,7 @@ pub struct Example<F: Storage> {
 }
 
 /// Limits of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Bytes of the longest text.
@@ -230,6 +233,9 @@ pub struct Limits {
     pub deadline_ms: Option<u32>,
     /// Tokens that one long text may cost: prompts and answers of all its parts together.
     pub long_tokens: Option<u32>,
+    /// Joules of a request that says nothing of its own. Not in frames, where a request says it.
+    #[serde(default, with = "crate::named")]
+    pub max_joules: Option<f64>,
 }
 
 /// How tokens are chosen; what is not given is greedy and plain.

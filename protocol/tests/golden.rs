@@ -73,6 +73,22 @@ fn requests_for_decisions_are_pinned() {
 }
 
 #[test]
+fn a_request_with_a_budget_of_joules_is_pinned() {
+    let thrifty = || Request { task: Some(text("t")), text: Some(text("x")), ..request("f") };
+    pinned("thrifty", Request { max_joules: Some(0.75), ..thrifty() });
+    // Frames have no place for the joules of a task's limits, and are the same with them.
+    let asked = |max_joules| Request::<Small> {
+        ask: Some(Ask {
+            limits: Some(Limits { text_bytes: Some(1), max_joules, ..Limits::default() }),
+            ..Ask::new(Kind::Text)
+        }),
+        ..thrifty()
+    };
+    let (mut with, mut without) = ([0; 128], [0; 128]);
+    assert_eq!(encode(&asked(Some(2.0)), &mut with), encode(&asked(None), &mut without));
+}
+
+#[test]
 fn requests_for_text_are_pinned() {
     let sampling = Sampling {
         temperature: Some(0.5),
@@ -188,6 +204,7 @@ fn texts_are_pinned() {
         decode_ms: 16.0,
         prompt_tokens_per_second: Some(500.0),
         generated_tokens_per_second: Some(250.0),
+        paced_ms: None,
     };
     let end = Text::<Small> {
         id: text("c"),
@@ -199,7 +216,14 @@ fn texts_are_pinned() {
         task: None,
         logprobs: None,
     };
-    pinned("text", Answer::Text(end));
+    pinned("text", Answer::Text(end.clone()));
+    let usage = Usage {
+        generated_tokens: 2,
+        prompt_tokens_per_second: None,
+        generated_tokens_per_second: None,
+        ..usage
+    };
+    pinned("spent", Answer::Text(Text { id: text("f"), finish: Finish::Energy, usage, ..end }));
 }
 
 #[test]
@@ -226,6 +250,7 @@ fn answers_about_requests_are_pinned() {
         Answer::Error(Failure::<Small> { id, code: reason.code(), reason, message, retry_after_ms })
     };
     pinned("error", failure(None, Reason::QueueFull, "full", Some(700)));
+    pinned("costly", failure(Some("f"), Reason::Energy, "no", None));
     pinned("forbidden", failure(Some("7"), Reason::Forbidden, "no", None));
 }
 

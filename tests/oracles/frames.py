@@ -60,8 +60,9 @@ def items(fields):
 NO, YES = b"\0", b"\x01"
 
 
-def request(id, task=NO, ask=NO, generate=NO, chat=NO, cancel=NO, status=NO, given=NO, stream=NO, deadline_ms=NO):
-    return text(id) + task + ask + generate + chat + cancel + status + given + stream + deadline_ms
+def request(id, task=NO, ask=NO, generate=NO, chat=NO, cancel=NO, status=NO, given=NO, stream=NO, deadline_ms=NO,
+            max_joules=NO):
+    return text(id) + task + ask + generate + chat + cancel + status + given + stream + deadline_ms + max_joules
 
 
 def usage(prompt, generated, rows, queue, prefill, decode, prompt_rate, generated_rate):
@@ -91,6 +92,7 @@ GOLDEN = {
     "schema": request("e", generate=some(text("Once") + NO + NO + some(text('{"type":"null"}')) + some(number(2)))),
     "chat": request("d", chat=some(items([number(0) + text("Be brief."), number(1) + text("Hello")]) + some(number(8))
                                    + NO + NO + NO)),
+    "thrifty": request("f", task=some(text("t")), given=some(text("x")), max_joules=some(double(0.75))),
     "cancel": request("9", cancel=some(text("7"))),
     "status": request("8", status=YES),
     "decision": (number(0) + text("a") + some(text("usb")) + single(0.75) + NO
@@ -104,11 +106,14 @@ GOLDEN = {
     "text": (number(2) + text("c") + text("ok") + number(2)
              + usage(4, 5, 0, 0.5, 8.0, 16.0, some(double(500.0)), some(double(250.0))) + UNMETERED + text("m") + NO
              + NO),
+    "spent": (number(2) + text("f") + text("ok") + number(5) + usage(4, 2, 0, 0.5, 8.0, 16.0, NO, NO) + UNMETERED
+              + text("m") + NO + NO),
     "cancelled": number(3) + text("9") + text("7"),
     "how": (number(4) + text("8") + number(0) + text("m") + text("scalar-t2i8") + number(2) + text("0.1.0") + number(1)
             + number(2) + number(300) + number(2) + number(1) + number(0) + number(70000) + number(50) + double(3600.5)
             + items([text("t")]) + NO),
     "error": number(5) + NO + number(429) + number(5) + text("full") + some(number(700)),
+    "costly": number(5) + some(text("f")) + number(402) + number(11) + text("no") + NO,
     "forbidden": number(5) + some(text("7")) + number(403) + number(10) + text("no") + NO,
 }
 

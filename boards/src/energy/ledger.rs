@@ -234,6 +234,17 @@ impl Ledger {
         report
     }
 
+    /// Microjoules on the account of `request` so far, 0 before its first step; `None` where they are not known: there is
+    /// no meter, or it could not be read during one of its steps.
+    pub fn spent_uj(&self, request: RequestId) -> Option<u64> {
+        self.meter.as_ref()?;
+        let Some(account) = self.accounts.iter().find(|account| account.request == request) else {
+            return Some(0);
+        };
+        let spent_uj = account.prefill_uj.unwrap_or(0) + account.decode_uj.unwrap_or(0);
+        (!account.unknown).then_some(spent_uj)
+    }
+
     /// Where all energy went so far; `None` without a meter.
     pub fn totals(&self) -> Option<Totals> {
         self.meter.is_some().then_some(self.totals)

@@ -40,7 +40,7 @@ pub enum Ending {
     Answered,
     /// It was not taken.
     Refused,
-    /// Its deadline ran out.
+    /// Its deadline ran out, or its joules did before there was an answer.
     Expired,
     /// Nobody wanted it any more, or the daemon stopped.
     Cancelled,

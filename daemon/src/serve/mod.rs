@@ -16,6 +16,7 @@ pub mod report;
 pub mod requester;
 pub mod service;
 pub mod session;
+pub mod spending;
 pub mod state;
 pub mod tokenizing;
 pub mod worker;
@@ -52,6 +53,7 @@ use crate::wire::{self, Failure};
 use long::{LongTexts, Surroundings};
 use queue::Queue;
 use service::Service;
+use spending::Budgets;
 use state::{Facts, State};
 use worker::Worker;
 
@@ -200,6 +202,7 @@ impl Server {
         let http = http.transpose().map_err(ServeError::Http)?;
         let queue = Arc::new(Queue::new(config.limits.queue, config.limits.client_queue));
         let origin = Instant::now();
+        let budgets = Budgets::of(meter.is_some(), config.energy.unmetered);
         let meter =
             meter.map(|meter| steadily_read(meter, origin)).transpose().map_err(ServeError::Thread)?;
         let (engine, ready) =
@@ -210,6 +213,7 @@ impl Server {
             kernels: opened.kernels,
             threads: opened.threads,
             slots,
+            budgets,
         };
         let state = Arc::new(State::new(facts));
         let limits = config.limits.clone();
@@ -390,3 +394,6 @@ mod tests;
 
 #[cfg(test)]
 mod schema_tests;
+
+#[cfg(test)]
+mod spending_tests;

@@ -31,6 +31,8 @@ pub struct Job {
     pub queued_at: Instant,
     /// When it is to be given up, and the time that it was given in all.
     pub deadline: Option<(Instant, Duration)>,
+    /// Joules that it may cost.
+    pub max_joules: Option<f64>,
 }
 
 /// What is wanted of a prompt.
@@ -282,6 +284,7 @@ mod tests {
             stream: false,
             queued_at: Instant::now(),
             deadline: None,
+            max_joules: None,
         })
     }
 

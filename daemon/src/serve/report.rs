@@ -43,6 +43,7 @@ pub fn usage(counted: &Counted, times: &Times) -> wire::Usage {
         decode_ms: ms(times.decode),
         prompt_tokens_per_second: rate(times.prefill_rows, times.prefill),
         generated_tokens_per_second: rate(times.decode_rows, times.decode),
+        paced_ms: None,
     }
 }
 

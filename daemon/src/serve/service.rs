@@ -14,6 +14,7 @@ use super::form::{Form, Unreadable};
 use super::queue::{Job, JobGoal, Notice, PushError, Queue};
 use super::requester::{ClientId, Requester};
 use super::shortened;
+use super::spending;
 use super::state::State;
 use super::tokenizing::{Found, Tokenizing, Wanted};
 use super::worker::unknown_request;
@@ -66,6 +67,7 @@ struct Asked {
     goal: JobGoal,
     text: Option<String>,
     deadline_ms: Option<u32>,
+    max_joules: Option<f64>,
 }
 
 impl Service {
@@ -191,7 +193,8 @@ impl Service {
         self.check_size(text.len(), "the text", most)?;
         let prompt = self.form.task(&task, &text);
         let text = task.long.is_some().then_some(text);
-        Ok(Asked { prompt, deadline_ms: task.deadline_ms, goal: JobGoal::Task(task), text })
+        let (deadline_ms, max_joules) = (task.deadline_ms, task.max_joules);
+        Ok(Asked { prompt, deadline_ms, max_joules, goal: JobGoal::Task(task), text })
     }
 
     fn conversation(&self, chat: &wire::Chat) -> Result<Prompt, Refused> {
@@ -216,6 +219,10 @@ impl Service {
         within: Option<Duration>,
     ) -> Result<(), Refused> {
         let queued_at = Instant::now();
+        spending::check(request.max_joules).map_err(bad)?;
+        let max_joules = request.max_joules.or(asked.max_joules).or(self.limits.max_joules);
+        let max_joules = self.state.facts.budgets.take(max_joules);
+        let max_joules = max_joules.map_err(|message| refused(Reason::Energy, message))?;
         let grammar = self.grammar(&asked.goal)?;
         let given_ms = request.deadline_ms.or(asked.deadline_ms).or(self.limits.deadline_ms);
         let given = given_ms.map(|ms| Duration::from_millis(u64::from(ms)));
@@ -230,6 +237,7 @@ impl Service {
             stream: request.stream,
             queued_at,
             deadline: given.map(|given| (queued_at + given, given)),
+            max_joules,
         });
         self.queue.push(job).map_err(|(_, error)| match error {
             PushError::Stopping => refused(Reason::Stopping, super::STOPPING),
@@ -289,5 +297,5 @@ fn on_text(
     }
     let logprobs = logprobs.map(|alternatives| alternatives as usize);
     let goal = JobGoal::Text(Answering::Text { sampling, stops, max_tokens, schema, logprobs });
-    Ok(Asked { prompt, goal, text: None, deadline_ms: None })
+    Ok(Asked { prompt, goal, text: None, deadline_ms: None, max_joules: None })
 }

@@ -11,6 +11,7 @@ use tern_protocol::answer::{EnergyTotals, Method, Scope, State as Readiness, Tok
 use super::counters::{Counters, Ending, Way};
 use super::queue::Queue;
 use super::report;
+use super::spending::Budgets;
 use crate::tasks::TaskSet;
 use crate::wire::{Heap, Status};
 
@@ -25,6 +26,8 @@ pub struct Facts {
     pub threads: usize,
     /// Requests that run at once.
     pub slots: usize,
+    /// What joules that requests name come to.
+    pub budgets: Budgets,
 }
 
 /// Counters, written by the engine's thread and by clients' threads.

@@ -14,9 +14,12 @@ use crate::wire::{Answer, Energy, Generate, Request, Status};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
 
-fn start(meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
+pub(super) fn start(meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
+    start_with(Config::default(), meter)
+}
+
+pub(super) fn start_with(mut config: Config, meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut config = Config::default();
     config.socket.path = folder.path().join("t.sock");
     let engine = EngineChoice { threads: Some(1), ..EngineChoice::default() };
     let model = ModelChoice { path: Some(TINY.into()), engine };
@@ -25,7 +28,7 @@ fn start(meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
     (folder, server)
 }
 
-fn talk(client: &mut Client, max_tokens: u32) -> Request {
+pub(super) fn talk(client: &mut Client, max_tokens: u32) -> Request {
     let generate = Generate { max_tokens: Some(max_tokens), ..Generate::new("Hello".into()) };
     Request { generate: Some(generate), ..Request::new(client.new_id()) }
 }
@@ -38,7 +41,7 @@ fn text(client: &mut Client, max_tokens: u32) -> (Usage, Energy) {
     }
 }
 
-fn decision(client: &mut Client) -> (Usage, Energy) {
+pub(super) fn decision(client: &mut Client) -> (Usage, Energy) {
     let id = client.new_id();
     let request = Request::task(id, "log-severity", "fan stopped");
     match client.ask(&request, |_| Ok(())).expect("it answers") {
@@ -47,7 +50,7 @@ fn decision(client: &mut Client) -> (Usage, Energy) {
     }
 }
 
-fn status(client: &mut Client) -> Status {
+pub(super) fn status(client: &mut Client) -> Status {
     let request = Request { status: true, ..Request::new(client.new_id()) };
     match client.ask(&request, |_| Ok(())).expect("it answers") {
         Answer::Status(status) => status,

@@ -16,6 +16,7 @@ use super::long::LongTexts;
 use super::queue::{Job, Notice, Queue};
 use super::refusal;
 use super::report;
+use super::spending::{PromptCost, told_early, told_late};
 use super::state::State;
 use crate::grammar::Rules;
 use crate::systemd::Watchdog;
@@ -48,6 +49,8 @@ pub struct Worker<'w, 'e> {
     rules: Rules,
     next_key: u64,
     throttled: Option<(Instant, Option<bool>)>,
+    /// What prompts cost lately.
+    prompt_cost: PromptCost,
 }
 
 /// Gives a job to the engine.
@@ -89,6 +92,7 @@ fn finish(reason: engine::Finish) -> Finish {
         engine::Finish::StopToken | engine::Finish::Complete => Finish::StopToken,
         engine::Finish::StopString => Finish::StopString,
         engine::Finish::MaxTokens => Finish::MaxTokens,
+        engine::Finish::Ended => Finish::Energy,
         _ => Finish::ContextFull,
     }
 }
@@ -117,6 +121,7 @@ impl<'w, 'e> Worker<'w, 'e> {
             rules: Rules::default(),
             next_key: 0,
             throttled: None,
+            prompt_cost: PromptCost::default(),
         }
     }
 
@@ -186,12 +191,51 @@ impl<'w, 'e> Worker<'w, 'e> {
                 }
                 Ok(()) => {
                     self.next_key += 1;
+                    if let Some(message) = self.unaffordable(key, &job) {
+                        self.engine.cancel(key);
+                        self.state.count(job.session.way(), Ending::Refused);
+                        job.session.send(&refusal(Some(job.id), Reason::Energy, message));
+                        continue;
+                    }
                     if let Some(grammar) = job.grammar.take() {
                         self.rules.add(key, grammar);
                     }
                     self.live.push(Live::new(key, job));
                 }
             }
+        }
+    }
+
+    /// What to tell a client whose prompt would cost more joules than it may.
+    fn unaffordable(&self, key: u64, job: &Job) -> Option<String> {
+        let max_joules = job.max_joules?;
+        let tokens = self.engine.prompt_tokens(key)?;
+        let least_joules = self.prompt_cost.least_joules(tokens)?;
+        (least_joules > max_joules).then(|| told_early(tokens, least_joules, max_joules))
+    }
+
+    /// Ends requests whose joules are spent: texts with what they have, others without an answer.
+    fn end_spent(&mut self) {
+        let spent = |ledger: &Ledger, live: &Live| {
+            let max_joules = live.job.max_joules.filter(|_| live.finish.is_none())?;
+            let spent_uj = ledger.spent_uj(live.key);
+            spent_uj.is_none_or(|uj| uj as f64 >= max_joules * 1e6).then_some((spent_uj, max_joules))
+        };
+        let mut index = 0;
+        while let Some(live) = self.live.get_mut(index) {
+            let Some((spent_uj, max_joules)) = spent(&self.ledger, live) else {
+                index += 1;
+                continue;
+            };
+            if self.engine.end(live.key, |_, event| live.take(event)) {
+                index += 1;
+                continue;
+            }
+            let live = self.live.remove(index);
+            self.give_up(&live);
+            self.state.count(live.job.session.way(), Ending::Expired);
+            let message = told_late(spent_uj, max_joules);
+            live.job.session.send(&refusal(Some(live.job.id.clone()), Reason::Energy, message));
         }
     }
 
@@ -224,6 +268,7 @@ impl<'w, 'e> Worker<'w, 'e> {
             }
         }
         log::trace!("step of {} rows for {} requests", step.rows(), step.shares.len());
+        self.end_spent();
         for live in &mut self.live {
             if live.began_answer && live.prefill_end.is_none() {
                 live.prefill_end = Some(now);
@@ -249,6 +294,9 @@ impl<'w, 'e> Worker<'w, 'e> {
             throttled: self.throttled(now),
         };
         let energy = self.ledger.finish(live.key, completed);
+        if let Some(joules) = energy.prefill_joules.filter(|_| !energy.below_resolution) {
+            self.prompt_cost.note(joules, live.prefill_rows);
+        }
         self.state.set_energy(&self.ledger);
         // First, so that a client that has its answer finds it counted.
         self.state.set_live(self.live.len());
@@ -379,11 +427,16 @@ impl<'w, 'e> Worker<'w, 'e> {
             std::mem::take(&mut self.live).into_iter().partition::<Vec<_>, _>(|live| wanted(&live.job));
         self.live = kept;
         for live in &taken {
-            self.engine.cancel(live.key);
-            self.rules.remove(live.key);
-            self.ledger.finish(live.key, Completed::default());
+            self.give_up(live);
         }
         taken
+    }
+
+    /// Takes a request out of the engine and closes its account.
+    fn give_up(&mut self, live: &Live) {
+        self.engine.cancel(live.key);
+        self.rules.remove(live.key);
+        self.ledger.finish(live.key, Completed::default());
     }
 
     /// Whether the machine is slowed, as of about now.

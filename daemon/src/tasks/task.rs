@@ -9,6 +9,7 @@ use tern_runtime::sampler::{Sampling, SamplingError};
 
 use super::answer::Reading;
 use crate::grammar::{Schema, SchemaError};
+use crate::serve::spending::{self, BadJoules};
 use crate::wire::{self, Ask};
 
 /// Why a schema takes no stop strings.
@@ -32,6 +33,8 @@ pub struct Task {
     pub text_bytes: Option<usize>,
     /// Deadline of requests that give none, where the task says.
     pub deadline_ms: Option<u32>,
+    /// Joules of requests that name none, where the task says.
+    pub max_joules: Option<f64>,
     /// What comes out.
     pub answering: Answering,
     /// How a text longer than the context is worked on; `None` if it is refused.
@@ -147,6 +150,8 @@ pub enum TaskError {
     Schema(SchemaError),
     /// A sampling setting is outside its range.
     Sampling(SamplingError),
+    /// Joules that are no limit.
+    Joules(BadJoules),
 }
 
 impl fmt::Display for TaskError {
@@ -185,6 +190,7 @@ impl fmt::Display for TaskError {
             TaskError::StopsInJson => f.write_str(STOPS_IN_JSON),
             TaskError::Schema(error) => write!(f, "{error}"),
             TaskError::Sampling(error) => write!(f, "{error}"),
+            TaskError::Joules(error) => write!(f, "limits.{error}"),
         }
     }
 }
@@ -231,6 +237,7 @@ impl Task {
             None if needs_instructions => return Err(TaskError::Missing { field: "instructions", kind }),
             None => String::new(),
         };
+        spending::check(limits.max_joules).map_err(TaskError::Joules)?;
         let threshold = ask.threshold;
         if let Some(found) = threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
             return Err(TaskError::Threshold { found });
@@ -291,6 +298,7 @@ impl Task {
             examples,
             text_bytes: limits.text_bytes.map(|bytes| bytes as usize),
             deadline_ms: limits.deadline_ms,
+            max_joules: limits.max_joules,
             answering,
             long,
         })

@@ -28,7 +28,7 @@ use crate::trie::{LabelError, MAX_DEPTH, Node, Trie};
 pub(crate) use batch::Want;
 pub use choice::MOST_LOGPROBS;
 pub use request::{Event, Finish, Generate, Goal, Phase, Piece, Refusal, Request, Share, Usage};
-use slot::{Live, Slot};
+use slot::{Live, Slot, Work};
 
 /// Rows of logits that a step gives to requests for logits, beside those of generating ones.
 pub(crate) const LOGIT_CHUNK: usize = 8;
@@ -202,6 +202,30 @@ impl<'a> Engine<'a> {
             self.free(index);
         }
         found.is_some()
+    }
+
+    /// Ends the text of this key here: what was held back of it comes as an event, and then [`Event::Finished`] with
+    /// [`Finish::Ended`]. Does nothing, and says so, if there is no such request or it has no token yet.
+    pub fn end(&mut self, key: u64, mut events: impl FnMut(u64, Event<'_>)) -> bool {
+        let found = self.slots.iter().position(|slot| slot.live.as_ref().is_some_and(|live| live.key == key));
+        let Some(index) = found else { return false };
+        let Some(Live { work: Work::Generate(generation), usage, .. }) = &mut self.slots[index].live else {
+            return false;
+        };
+        if usage.generated_tokens == 0 {
+            return false;
+        }
+        generation.text.finish(|text| events(key, Event::Text(text)));
+        let usage = *usage;
+        self.free(index);
+        events(key, Event::Finished { reason: Finish::Ended, usage });
+        true
+    }
+
+    /// Tokens of the prompt of the request with this key.
+    pub fn prompt_tokens(&self, key: u64) -> Option<usize> {
+        let live = self.slots.iter().filter_map(|slot| slot.live.as_ref()).find(|live| live.key == key);
+        live.map(|live| live.usage.prompt_tokens)
     }
 
     fn free(&mut self, index: usize) {

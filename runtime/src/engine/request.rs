@@ -110,6 +110,8 @@ pub enum Finish {
     ContextFull,
     /// A decision, logits or a constrained text are complete.
     Complete,
+    /// Its caller had enough, see [`Engine::end`](super::Engine::end).
+    Ended,
     /// No token may follow by the rules of its [`Constraint`](crate::constraint::Constraint), and it may not end here.
     Stuck,
 }

@@ -51,8 +51,8 @@ struct Step {
 /// What came of the parts of one step.
 struct Answers {
     texts: Vec<Text>,
-    /// The budget ended before the parts did.
-    is_cut_short: bool,
+    /// What ended before the parts did: the tokens or the joules.
+    cut_short: Option<Finish>,
 }
 
 /// The work on one long text.
@@ -103,18 +103,18 @@ impl<'r> Run<'r> {
             let answers = self.ask(&step.task, &parts, is_last)?;
             let best = match answers.texts.last() {
                 // As it was streamed.
-                Some(last) if is_last && !answers.is_cut_short => last.text.clone(),
+                Some(last) if is_last && answers.cut_short.is_none() => last.text.clone(),
                 // Of a round that could not be ended, what went into it says more.
-                _ if answers.is_cut_short && std::ptr::eq(step, &reduce) => text,
+                _ if answers.cut_short.is_some() && std::ptr::eq(step, &reduce) => text,
                 _ => join(&answers.texts),
             };
-            if is_last || answers.is_cut_short || best.is_empty() {
-                let finish = match answers.texts.last().filter(|_| is_last) {
-                    _ if answers.is_cut_short => Finish::Budget,
-                    Some(last) => last.finish,
-                    None => Finish::StopToken,
+            if is_last || answers.cut_short.is_some() || best.is_empty() {
+                let finish = match (answers.cut_short, answers.texts.last().filter(|_| is_last)) {
+                    (Some(finish), _) => finish,
+                    (None, Some(last)) => last.finish,
+                    (None, None) => Finish::StopToken,
                 };
-                if self.job.stream && answers.is_cut_short {
+                if self.job.stream && answers.cut_short.is_some() {
                     let (id, text) = (self.job.id.clone(), best.clone());
                     self.job.session.send(&Answer::Token(Token { id, text, logprobs: None }));
                 }
@@ -191,19 +191,23 @@ impl<'r> Run<'r> {
         let mut asked_at = Vec::with_capacity(parts.len());
         let mut waiting = 0;
         let mut in_work_tokens = 0;
-        let mut is_cut_short = false;
+        let mut cut_short = None;
+        // Joules are spent by one part at a time: the next may have what is left.
+        let most_waiting = if self.job.max_joules.is_some() { 1 } else { self.around.state.facts.slots };
         let cost = |part: &Measured| (part.tokens + self.answer_tokens) as u64;
         let costs: Vec<u64> = parts.iter().map(cost).collect();
         loop {
             let mut is_full = false;
             while let Some(part) = parts.get(asked_at.len())
-                && waiting < self.around.state.facts.slots
-                && !is_cut_short
+                && waiting < most_waiting
+                && cut_short.is_none()
                 && !is_full
             {
                 let place = asked_at.len();
                 if self.begun && self.sums.tokens() + in_work_tokens + costs[place] > self.most_tokens {
-                    is_cut_short = true;
+                    cut_short = Some(Finish::Budget);
+                } else if self.begun && self.joules_left().is_some_and(|left| left <= 0.0) {
+                    cut_short = Some(Finish::Energy);
                 } else if self.push(task, part, place, is_last)? {
                     self.begun = true;
                     asked_at.push(Instant::now());
@@ -215,10 +219,22 @@ impl<'r> Run<'r> {
             }
             if waiting == 0 && !is_full {
                 let texts = texts.into_iter().flatten().collect();
-                return Ok(Answers { texts, is_cut_short });
+                return Ok(Answers { texts, cut_short });
             }
-            if let Some((place, text)) = self.wait(parts.len(), is_full)? {
+            let heard = match self.wait(parts.len(), is_full) {
+                // A part that had nothing yet when the joules ended: what came before it counts.
+                Err(End::Failed(failure)) if failure.reason == Reason::Energy && self.sums.tokens() > 0 => {
+                    cut_short = Some(Finish::Energy);
+                    waiting -= 1;
+                    None
+                }
+                heard => heard?,
+            };
+            if let Some((place, text)) = heard {
                 self.sums.add(&text, asked_at[place]);
+                if text.finish == Finish::Energy {
+                    cut_short = Some(Finish::Energy);
+                }
                 texts[place] = Some(text);
                 in_work_tokens -= costs[place];
                 waiting -= 1;
@@ -245,6 +261,7 @@ impl<'r> Run<'r> {
             stream: self.job.stream && is_last,
             queued_at: Instant::now(),
             deadline: self.job.deadline,
+            max_joules: self.joules_left(),
         };
         match self.around.queue.push(Box::new(job)) {
             Ok(()) => Ok(true),
@@ -252,6 +269,12 @@ impl<'r> Run<'r> {
             // The text itself waited its turn: its parts wait for room.
             Err((_, PushError::Full { .. } | PushError::ClientFull { .. })) => Ok(false),
         }
+    }
+
+    /// Joules that the next part may cost, if they are limited.
+    fn joules_left(&self) -> Option<f64> {
+        // Parts of unknown joules ended with their own.
+        self.job.max_joules.map(|most| most - self.sums.joules().unwrap_or(0.0))
     }
 
     /// Waits for the answer to a part. `None` means that it is time to look whether there is room again.

@@ -31,6 +31,11 @@ impl Sums {
         u64::from(self.usage.prompt_tokens) + u64::from(self.usage.generated_tokens)
     }
 
+    /// Joules so far; `None` before the first part, and if those of one are not known.
+    pub fn joules(&self) -> Option<f64> {
+        self.energy.as_ref()?.joules
+    }
+
     /// Adds the answer to a part that was put in line at `queued_at`.
     pub fn add(&mut self, part: &Text, queued_at: Instant) {
         let (sum, usage) = (&mut self.usage, &part.usage);

@@ -9,6 +9,7 @@ use tern_runtime::engine::Piece;
 use super::*;
 use crate::serve::queue::JobGoal;
 use crate::serve::session::Session;
+use crate::serve::spending::Budgets;
 use crate::serve::state::Facts;
 use crate::serve::tokenizing::{Found, Tokenizing, Wanted};
 use crate::tasks::Task;
@@ -77,7 +78,7 @@ fn tokens(job: &Job) -> usize {
 impl Bench {
     fn new(queue: usize, most: usize) -> Self {
         let queue = Arc::new(Queue::new(queue, queue));
-        let facts = Facts { model: "m".into(), kernels: "k", threads: 1, slots: 2 };
+        let facts = Facts { model: "m".into(), kernels: "k", threads: 1, slots: 2, budgets: Budgets::Kept };
         let state = Arc::new(State::new(facts));
         let around = Surroundings {
             queue: Arc::clone(&queue),
@@ -113,6 +114,7 @@ impl Bench {
             stream: false,
             queued_at: Instant::now(),
             deadline: None,
+            max_joules: None,
         })
     }
 

@@ -48,7 +48,7 @@ pub fn shortest(value: f32) -> f64 {
 fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::StopToken | Finish::StopString => "stop",
-        Finish::MaxTokens | Finish::ContextFull | Finish::Budget => "length",
+        Finish::MaxTokens | Finish::ContextFull | Finish::Budget | Finish::Energy => "length",
     }
 }
 
@@ -166,7 +166,7 @@ impl Dialect {
         let stop_type = match text.finish {
             Finish::StopToken => "eos",
             Finish::StopString => "word",
-            Finish::MaxTokens | Finish::ContextFull | Finish::Budget => "limit",
+            Finish::MaxTokens | Finish::ContextFull | Finish::Budget | Finish::Energy => "limit",
         };
         let mut body = json!({
             "index": 0,

@@ -75,6 +75,7 @@ impl ApiError {
             tern_protocol::answer::Reason::Internal => "internal",
             tern_protocol::answer::Reason::Stopping => "stopping",
             tern_protocol::answer::Reason::Forbidden => "forbidden",
+            tern_protocol::answer::Reason::Energy => "energy",
         };
         let status = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after_ms = match failure.retry_after_ms {

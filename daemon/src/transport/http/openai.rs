@@ -240,8 +240,12 @@ pub fn read(shape: Shape, mut fields: Fields) -> Result<Wanted, ApiError> {
     let stream: Option<bool> = fields.take("stream")?;
     let options: Option<StreamOptions> = fields.take("stream_options")?;
     let sampling = Some(sampling(&mut fields)?);
-    let deadline_ms = fields.take("deadline_ms")?;
-    let mut request = Request { stream: stream.unwrap_or(false), deadline_ms, ..Request::new("0".into()) };
+    let mut request = Request {
+        stream: stream.unwrap_or(false),
+        deadline_ms: fields.take("deadline_ms")?,
+        max_joules: fields.take("max_joules")?,
+        ..Request::new("0".into())
+    };
     match shape {
         Shape::Chat => {
             let tokens: Option<i64> = fields.take("max_completion_tokens")?;
@@ -290,6 +294,12 @@ mod tests {
     fn chat(extra: &str) -> Result<Wanted, ApiError> {
         let body = format!(r#"{{"messages":[{{"role":"user","content":"Hi"}}],"model":"m"{extra}}}"#);
         read(Shape::Chat, Fields::parse(body.as_bytes())?)
+    }
+
+    #[test]
+    fn our_own_fields_go_with_any_shape() {
+        let wanted = chat(r#","deadline_ms":900,"max_joules":0.5"#).expect("it is sound");
+        assert_eq!((wanted.request.deadline_ms, wanted.request.max_joules), (Some(900), Some(0.5)));
     }
 
     #[test]
