@@ -79,6 +79,8 @@ struct Spent {
     prefill_rows: usize,
     decode_rows: usize,
     work: u64,
+    head_rows: usize,
+    label_rows: usize,
 }
 
 impl Spent {
@@ -95,8 +97,16 @@ impl Spent {
         let prefilled = request.prompt.len() + usage.label_rows;
         assert_eq!((self.prefill_rows, self.decode_rows), (prefilled, decoded));
         let rows = (prefilled + decoded) as u64;
-        let head = (config.vocab * config.hidden) as u64;
-        assert_eq!(self.work, rows * config.ternary_weights() + heads as u64 * head);
+        // Each row sees itself and what is before it; a node of a label trie the prompt and its ancestors.
+        let text_rows = rows - usage.label_rows as u64;
+        let seen = text_rows * (text_rows + 1) / 2;
+        let labels = usage.label_rows as u64;
+        let (least, most) = (seen + labels * (text_rows + 1), seen + labels * (text_rows + labels));
+        let work = |seen| rows * config.ternary_weights() + seen * config.attention_products();
+        assert!((work(least)..=work(most)).contains(&self.work), "{} for {rows} rows", self.work);
+        // The end of the prompt is the root of the trie.
+        let weighed = if matches!(request.kind, Kind::Choose(_)) { usage.label_rows + 1 } else { 0 };
+        assert_eq!((self.head_rows, self.label_rows), (heads, weighed));
     }
 }
 
@@ -141,6 +151,8 @@ fn serve_at_random(engine: &mut Engine<'_>, requests: &[Planned], random: &mut R
                 Phase::Decode => spent.decode_rows += share.rows,
             }
             spent.work += share.work;
+            spent.head_rows += share.head_rows;
+            spent.label_rows += share.label_rows;
         }
         age.retain(|index, age| {
             *age += 1;

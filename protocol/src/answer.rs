@@ -256,9 +256,12 @@ pub struct Token<F: Storage> {
     /// The tokens since the last one, if they were asked for. The text of a token may come with a later answer, where
     /// it ends within a character or may be part of a stop string.
     pub logprobs: Option<F::Detail<Chosen<F>>>,
+    /// Joules of the decoding steps since the last one; `None` where they are not known. The first token comes with the
+    /// end of the prompt and has none of its own.
+    pub joules: Option<f64>,
 }
 
-serialize_present!(Token { id, text; logprobs });
+serialize_present!(Token { id, text; logprobs, joules });
 
 /// A token that was chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -305,9 +308,12 @@ pub struct Text<F: Storage> {
     pub task: Option<F::Text>,
     /// The tokens of the text, if they were asked for and were not streamed.
     pub logprobs: Option<F::Detail<Chosen<F>>>,
+    /// The joules of its streamed tokens are shares of what the meter cannot tell apart: trust them only in a sum.
+    #[serde(default)]
+    pub tokens_below_resolution: bool,
 }
 
-serialize_present!(Text { id, text, finish, usage, energy, model, task; logprobs });
+serialize_present!(Text { id, text, finish, usage, energy, model, task; logprobs, tokens_below_resolution });
 
 /// Why a text ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

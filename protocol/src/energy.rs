@@ -14,7 +14,7 @@ pub struct Energy<F: Storage> {
     pub prefill_joules: Option<f64>,
     /// Generating tokens.
     pub decode_joules: Option<f64>,
-    /// `decode_joules` by generated token; for a decision, `joules` by prompt token.
+    /// `decode_joules` by decoding step; for a decision, `joules` by prompt token.
     pub joules_per_token: Option<f64>,
     /// How the joules were obtained.
     pub method: Method,

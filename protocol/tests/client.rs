@@ -12,7 +12,12 @@ use tern_protocol::storage::{Borrowed, Fixed};
 type Small = Fixed<64, 4>;
 
 fn token(text: &str) -> Answer<Small> {
-    Answer::Token(Token { id: "1".try_into().unwrap(), text: text.try_into().unwrap(), logprobs: None })
+    Answer::Token(Token {
+        id: "1".try_into().unwrap(),
+        text: text.try_into().unwrap(),
+        logprobs: None,
+        joules: None,
+    })
 }
 
 /// An answer that is the last to `id`.

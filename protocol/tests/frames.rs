@@ -8,7 +8,12 @@ use tern_protocol::storage::{Borrowed, Dropped, Fixed};
 type Small = Fixed<64, 4>;
 
 fn token(text: &str) -> Answer<Small> {
-    Answer::Token(Token { id: "1".try_into().unwrap(), text: text.try_into().unwrap(), logprobs: None })
+    Answer::Token(Token {
+        id: "1".try_into().unwrap(),
+        text: text.try_into().unwrap(),
+        logprobs: None,
+        joules: None,
+    })
 }
 
 fn framed<T: serde::Serialize>(message: &T) -> Vec<u8> {
@@ -59,7 +64,12 @@ fn damage_is_an_error_of_its_kind() {
     assert_eq!(read(&around(&[])), Err(FrameError::Empty));
     assert_eq!(read(&around(&[VERSION + 1, 7])), Err(FrameError::Version { found: VERSION + 1 }));
     assert_eq!(read(&around(&[VERSION, 77])), Err(FrameError::Message));
-    let long = framed(&Answer::Token(Token::<Borrowed> { id: "1", text: &"x".repeat(65), logprobs: None }));
+    let long = framed(&Answer::Token(Token::<Borrowed> {
+        id: "1",
+        text: &"x".repeat(65),
+        logprobs: None,
+        joules: None,
+    }));
     assert_eq!(read(&long), Err(FrameError::Message));
     assert_eq!(encode(&token("ok"), &mut [0; 8]).err(), Some(FrameError::TooLong { buffer_bytes: 8 }));
     for cut in 0..good.len() - 1 {

@@ -194,7 +194,9 @@ fn decisions_are_pinned() {
 
 #[test]
 fn texts_are_pinned() {
-    pinned("token", Answer::Token(Token::<Small> { id: text("1"), text: text("ok"), logprobs: None }));
+    let token = Token::<Small> { id: text("1"), text: text("ok"), logprobs: None, joules: None };
+    pinned("token", Answer::Token(token.clone()));
+    pinned("metered", Answer::Token(Token { joules: Some(0.25), ..token }));
     let usage = Usage {
         prompt_tokens: 4,
         generated_tokens: 5,
@@ -215,8 +217,10 @@ fn texts_are_pinned() {
         model: text("m"),
         task: None,
         logprobs: None,
+        tokens_below_resolution: false,
     };
     pinned("text", Answer::Text(end.clone()));
+    pinned("coarse", Answer::Text(Text { tokens_below_resolution: true, ..end.clone() }));
     let usage = Usage {
         generated_tokens: 2,
         prompt_tokens_per_second: None,

@@ -185,7 +185,8 @@ fn an_answer_without_a_type_in_front_is_refused() {
     }
     let token =
         serde_json::from_str::<Answer<Small>>(r#"{"type":"token","id":"1","text":"x","new":1}"#).unwrap();
-    let expected = Token { id: "1".try_into().unwrap(), text: "x".try_into().unwrap(), logprobs: None };
+    let expected =
+        Token { id: "1".try_into().unwrap(), text: "x".try_into().unwrap(), logprobs: None, joules: None };
     assert_eq!(token, Answer::Token(expected));
     assert!(!token.is_last());
 }

@@ -84,6 +84,9 @@ ASK_SCORE = (number(2) + some(text("how")) + some(text("How bad?")) + some(text(
              + NO + NO + NO + NO)
 SAMPLING = (some(single(0.5)) + some(number(300)) + NO + NO + NO + some(number(2**40)) + some(items([text(".")])))
 
+TEXT = (number(2) + text("c") + text("ok") + number(2)
+        + usage(4, 5, 0, 0.5, 8.0, 16.0, some(double(500.0)), some(double(250.0))) + UNMETERED + text("m") + NO + NO)
+
 GOLDEN = {
     "task": request("7", task=some(text("t")), given=some(text("hi"))),
     "ask_choice": request("a", ask=some(ASK_CHOICE), given=some(text("x")), deadline_ms=some(number(2000))),
@@ -102,12 +105,12 @@ GOLDEN = {
                   + usage(1, 0, 1, 0.0, 1.0, 0.0, NO, NO) + UNMETERED + text("m") + NO),
     "score": (number(0) + text("b") + some(text("7")) + single(0.5) + NO + items([]) + some(number(1) + single(6.5))
               + usage(1, 0, 1, 0.0, 1.0, 0.0, NO, NO) + UNMETERED + text("m") + NO),
-    "token": number(1) + text("1") + text("ok") + NO,
-    "text": (number(2) + text("c") + text("ok") + number(2)
-             + usage(4, 5, 0, 0.5, 8.0, 16.0, some(double(500.0)), some(double(250.0))) + UNMETERED + text("m") + NO
-             + NO),
+    "token": number(1) + text("1") + text("ok") + NO + NO,
+    "metered": number(1) + text("1") + text("ok") + NO + some(double(0.25)),
+    "text": TEXT + NO,
+    "coarse": TEXT + YES,
     "spent": (number(2) + text("f") + text("ok") + number(5) + usage(4, 2, 0, 0.5, 8.0, 16.0, NO, NO) + UNMETERED
-              + text("m") + NO + NO),
+              + text("m") + NO + NO + NO),
     "cancelled": number(3) + text("9") + text("7"),
     "how": (number(4) + text("8") + number(0) + text("m") + text("scalar-t2i8") + number(2) + text("0.1.0") + number(1)
             + number(2) + number(300) + number(2) + number(1) + number(0) + number(70000) + number(50) + double(3600.5)

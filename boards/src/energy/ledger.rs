@@ -40,7 +40,7 @@ pub struct Share {
     pub request: RequestId,
     /// Which account of the request.
     pub phase: Phase,
-    /// How much of the step's work, in any unit that all shares of one step have in common (tokens will do).
+    /// How much of the step's work, in any unit that all shares of one step have in common (time will do).
     /// If all weights are zero the step is split evenly.
     pub weight: u64,
 }
@@ -50,7 +50,7 @@ pub struct Share {
 pub struct Completed {
     /// Prompt tokens that were computed (not those taken from a cached prefix).
     pub prefill_tokens: u64,
-    /// Tokens generated.
+    /// Decoding steps: generated tokens, but the first, which comes with the end of the prompt.
     pub decode_tokens: u64,
     /// Whether the machine was throttled meanwhile, where that can be seen.
     pub throttled: Option<bool>,
@@ -103,6 +103,10 @@ struct Account {
     /// What the meter counted in this request's steps, the parts of other requests included.
     counter_uj: u64,
     window: Duration,
+    decode_steps: u64,
+    /// The same two, of its decoding steps alone.
+    decode_counter_uj: u64,
+    decode_window: Duration,
     samples: u64,
     unknown: bool,
     gap: bool,
@@ -150,19 +154,19 @@ impl Ledger {
     /// Marks the start of an engine step at `now`. A step that was begun and never ended served nobody: it is idle.
     pub fn begin_step(&mut self, now: Duration) {
         if self.step_began.is_some() {
-            self.end_step(now, &[]);
+            let _ = self.end_step(now, &[]);
         }
         self.tick(now);
         self.step_began = Some(now);
     }
 
     /// Marks the end of the step at `now` and splits its energy among `shares`. A step that served nobody is idle.
-    pub fn end_step(&mut self, now: Duration, shares: &[Share]) {
-        let Some(began) = self.step_began.take() else { return };
+    ///
+    /// Answers the microjoules that each share was charged, in their order; `None` where they are not known.
+    pub fn end_step(&mut self, now: Duration, shares: &[Share]) -> Option<Vec<u64>> {
+        let began = self.step_began.take()?;
         self.last_step_end = Some(now);
-        if self.meter.is_none() {
-            return;
-        }
+        self.meter.as_ref()?;
         let interval = self.advance(now);
         let elapsed = now.saturating_sub(began);
         for (index, share) in shares.iter().enumerate() {
@@ -180,22 +184,45 @@ impl Ledger {
                 }
             }
         }
-        let Some(Interval { delta_uj, torn, .. }) = interval else { return };
+        let Interval { delta_uj, torn, .. } = interval?;
         if torn {
             self.totals.unattributed_uj += delta_uj;
-        } else if shares.is_empty() {
-            self.totals.idle_uj += delta_uj;
-        } else {
-            self.totals.requests_uj += delta_uj;
-            for (share, part_uj) in shares.iter().zip(split(delta_uj, shares)) {
-                let account = self.account(share.request);
-                let phase_uj = match share.phase {
-                    Phase::Prefill => &mut account.prefill_uj,
-                    Phase::Decode => &mut account.decode_uj,
-                };
-                *phase_uj = Some(phase_uj.unwrap_or(0) + part_uj);
-            }
+            return None;
         }
+        if shares.is_empty() {
+            self.totals.idle_uj += delta_uj;
+            return None;
+        }
+        self.totals.requests_uj += delta_uj;
+        let parts = split(delta_uj, shares);
+        for (share, part_uj) in shares.iter().zip(&parts) {
+            let account = self.account(share.request);
+            let phase_uj = match share.phase {
+                Phase::Prefill => &mut account.prefill_uj,
+                Phase::Decode => {
+                    account.decode_steps += 1;
+                    account.decode_counter_uj += delta_uj;
+                    account.decode_window += elapsed;
+                    &mut account.decode_uj
+                }
+            };
+            *phase_uj = Some(phase_uj.unwrap_or(0) + part_uj);
+        }
+        Some(parts)
+    }
+
+    /// Whether the meter can tell single decoding steps of `request` apart: whether its mean step lasts as long as the
+    /// time between two values of the sensor, and its energy is many of the meter's smallest steps. `None` where nothing
+    /// was decoded or nothing is known. Ask before [`Ledger::finish`].
+    pub fn resolves_tokens(&self, request: RequestId) -> Option<bool> {
+        let resolution = self.meter.as_deref()?.resolution();
+        let account = self.accounts.iter().find(|account| account.request == request)?;
+        let steps = account.decode_steps;
+        (steps > 0).then(|| {
+            account.decode_window
+                >= resolution.period.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
+                && account.decode_counter_uj / steps >= resolution.quantum_uj.saturating_mul(MIN_QUANTA)
+        })
     }
 
     /// Closes the account of `request`, done or cancelled, and reports it. Its energy stays in the totals.
@@ -337,6 +364,9 @@ pub fn split(delta_uj: u64, shares: &[Share]) -> Vec<u64> {
     }
     parts
 }
+
+#[cfg(test)]
+mod conservation;
 
 #[cfg(test)]
 mod tests;

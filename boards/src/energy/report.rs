@@ -25,7 +25,7 @@ pub struct EnergyReport {
     pub prefill_joules: Option<f64>,
     /// Generating tokens; `None` also when none were generated.
     pub decode_joules: Option<f64>,
-    /// `decode_joules` by generated token; for a request that generated none, `joules` by prompt token.
+    /// `decode_joules` by decoding step; for a request without any, `joules` by prompt token.
     pub joules_per_token: Option<f64>,
     /// How the joules were obtained.
     pub method: Method,

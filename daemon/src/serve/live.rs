@@ -5,6 +5,7 @@ use std::time::Instant;
 use tern_runtime::engine::{self, Event, Usage};
 use tern_runtime::tokenizer::Tokenizer;
 
+use super::charges::Untold;
 use super::queue::Job;
 use super::report::Times;
 use crate::tasks::Answering;
@@ -27,6 +28,10 @@ pub struct Live {
     weighed: Option<Weighed>,
     /// Tokens with their log probabilities, as far as they were not sent.
     tokens: Vec<(u32, Weighed)>,
+    /// Tokens that the step at hand produced.
+    pub step_tokens: u64,
+    /// Joules of its decoding steps, as far as they were not sent.
+    pub untold: Untold,
     /// The step at hand produced the first token, the decision or the end.
     pub began_answer: bool,
     pub finish: Option<(engine::Finish, Usage)>,
@@ -53,6 +58,8 @@ impl Live {
             probabilities: Vec::new(),
             weighed: None,
             tokens: Vec::new(),
+            step_tokens: 0,
+            untold: Untold::default(),
             began_answer: false,
             finish: None,
         }
@@ -68,7 +75,10 @@ impl Live {
                 let top = top.iter().map(|token| (token.id, token.score)).collect();
                 self.weighed = Some(Weighed { chosen, top });
             }
-            Event::Token { id } => self.tokens.extend(self.weighed.take().map(|weighed| (id, weighed))),
+            Event::Token { id } => {
+                self.step_tokens += 1;
+                self.tokens.extend(self.weighed.take().map(|weighed| (id, weighed)));
+            }
             Event::Logits { .. } => {}
         }
         self.began_answer = true;
@@ -87,15 +97,22 @@ impl Live {
     }
 
     /// The answer with the text that was not sent yet, if it is to be sent as it appears and there is some; at the end of
-    /// the request also if only tokens are left over, such as those of a stop string.
+    /// the request also if only tokens are left over, such as those of a stop string, or joules, such as those of a stop
+    /// token.
     pub fn unsent(&mut self, tokenizer: &Tokenizer<'_>) -> Option<Answer> {
-        let over = self.finish.is_some() && !self.tokens.is_empty();
-        if !self.job.stream || self.unsent == self.text.len() && !over {
+        let left_over = !self.tokens.is_empty() || self.untold.is_some();
+        if !self.job.stream || self.unsent == self.text.len() && !(self.finish.is_some() && left_over) {
             return None;
         }
+        let joules = self.untold.tell(self.finish.is_some());
         let text = self.text[self.unsent..].to_owned();
         self.unsent = self.text.len();
-        Some(Answer::Token(Token { id: self.job.id.clone(), text, logprobs: self.logprobs(tokenizer) }))
+        Some(Answer::Token(Token {
+            id: self.job.id.clone(),
+            text,
+            logprobs: self.logprobs(tokenizer),
+            joules,
+        }))
     }
 
     /// The tokens with their log probabilities that were not sent yet, if they were asked for.

@@ -7,6 +7,7 @@
 //! Nothing a client does reaches the engine's thread but jobs and cancellations; nothing the engine does waits for a
 //! client.
 
+mod charges;
 pub mod counters;
 pub mod form;
 mod live;

@@ -28,6 +28,20 @@ pub fn thousandths(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
+/// `value` to four significant digits: no meter knows more of a mean.
+pub fn four_digits(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let scale = 10f64.powi(3 - value.abs().log10().floor() as i32);
+    // Dividing by a power of ten is exact as far as it is printed; multiplying by a fraction is not.
+    if scale >= 1.0 {
+        (value * scale).round() / scale
+    } else {
+        (value * scale).round() * (1.0 / scale).round()
+    }
+}
+
 /// The usage of an answer.
 pub fn usage(counted: &Counted, times: &Times) -> wire::Usage {
     let ms = |time: Duration| thousandths(time.as_secs_f64() * 1e3);
@@ -77,7 +91,7 @@ pub fn energy(report: boards::EnergyReport) -> Energy {
         joules: report.joules,
         prefill_joules: report.prefill_joules,
         decode_joules: report.decode_joules,
-        joules_per_token: report.joules_per_token,
+        joules_per_token: report.joules_per_token.map(four_digits),
         method: method(report.method),
         source: report.source,
         scope: report.scope.map(scope),
@@ -85,7 +99,7 @@ pub fn energy(report: boards::EnergyReport) -> Energy {
             boards::Idle::Included => wire::Idle::Included,
             boards::Idle::Subtracted => wire::Idle::Subtracted,
         },
-        idle_watts: report.idle_watts,
+        idle_watts: report.idle_watts.map(four_digits),
         relative_uncertainty: report.relative_uncertainty,
         samples: report.samples,
         sample_hz: report.sample_hz.map(thousandths),
@@ -114,6 +128,20 @@ mod tests {
         assert_eq!((usage.queue_ms, usage.prefill_ms), (1.234, 50.0));
         assert_eq!(usage.prompt_tokens_per_second, Some(2000.0));
         assert_eq!(usage.generated_tokens_per_second, None);
+    }
+
+    #[test]
+    fn means_have_four_digits_and_sums_keep_theirs() {
+        let shown =
+            [1.234_56, 0.000_123_456, 98_765.4, 0.0, 0.1 + 0.2].map(|value| four_digits(value).to_string());
+        assert_eq!(shown, ["1.235", "0.0001235", "98770", "0", "0.3"]);
+        let report = boards::EnergyReport {
+            joules: Some(12.345_678),
+            joules_per_token: Some(12.345_678 / 7.0),
+            ..boards::EnergyReport::unknown()
+        };
+        let energy = energy(report);
+        assert_eq!((energy.joules, energy.joules_per_token), (Some(12.345_678), Some(1.764)));
     }
 
     #[test]

@@ -169,7 +169,12 @@ mod tests {
         let (session, _) = session(1000);
         session.begin("a").expect("it is new");
         assert_eq!(session.begin("a"), Err(DuplicateId));
-        session.send(&Answer::Token(Token { id: "a".into(), text: "x".into(), logprobs: None }));
+        session.send(&Answer::Token(Token {
+            id: "a".into(),
+            text: "x".into(),
+            logprobs: None,
+            joules: None,
+        }));
         assert!(session.is_live("a"));
         session.send(&refusal(Some("a".into()), Reason::Cancelled, "cancelled"));
         assert!(!session.is_live("a"));
@@ -190,9 +195,14 @@ mod tests {
         let (session, hung_up) = session(100);
         session.begin("a").expect("it is new");
         let long = "x".repeat(200);
-        session.send(&Answer::Token(Token { id: "a".into(), text: long.clone(), logprobs: None }));
+        session.send(&Answer::Token(Token {
+            id: "a".into(),
+            text: long.clone(),
+            logprobs: None,
+            joules: None,
+        }));
         assert!(!session.is_abandoned());
-        session.send(&Answer::Token(Token { id: "a".into(), text: long, logprobs: None }));
+        session.send(&Answer::Token(Token { id: "a".into(), text: long, logprobs: None, joules: None }));
         assert!(session.is_abandoned() && hung_up.load(Ordering::Relaxed));
         assert_eq!(session.next_message(), None);
     }

@@ -67,7 +67,10 @@ fn every_answer_says_what_it_cost() {
     let joules = energy.joules.expect("it was measured");
     let (prefill, decode) = (energy.prefill_joules, energy.decode_joules.expect("it decoded"));
     assert!((prefill.expect("it read a prompt") + decode - joules).abs() < 1e-9);
-    assert!((energy.joules_per_token.expect("it has tokens") - decode / 20.0).abs() < 1e-9);
+    // The first token came with the end of the prompt.
+    let per_step = decode / 19.0;
+    let told = energy.joules_per_token.expect("it has tokens");
+    assert!((told - per_step).abs() < 1e-3 * per_step, "{told} J, {per_step} J expected");
     // Five watts for as long as the engine worked on it.
     let expected = 5.0 * energy.window_ms / 1e3;
     assert!((joules - expected).abs() < 1e-4 + expected * 0.01, "{joules} J, {expected} J expected");
@@ -99,10 +102,59 @@ fn a_long_text_costs_what_its_parts_cost() {
     let totals = status.energy.expect("there is a meter");
     let joules = answer.energy.joules.expect("it was measured");
     assert!((totals.requests_joules - joules).abs() < 1e-9, "{joules} of {totals:?}");
-    let of_tokens =
-        answer.energy.joules_per_token.expect("it has tokens") * f64::from(usage.generated_tokens);
-    assert!((answer.energy.decode_joules.expect("it decoded") - of_tokens).abs() < 1e-9);
+    let (decode, per_token) = (answer.energy.decode_joules, answer.energy.joules_per_token);
+    let steps = decode.expect("it decoded") / per_token.expect("it has tokens");
+    // At most one step a token, and one for the token that ends each part.
+    assert!((1.0..=f64::from(usage.generated_tokens) * 1.001).contains(&steps), "{steps} of {usage:?}");
     server.stop();
+}
+
+/// The text and the joules of each streamed token, and the last answer.
+fn streamed(client: &mut Client, request: Request) -> (Vec<(String, Option<f64>)>, wire::Text) {
+    let id = request.id.clone();
+    client.send(&Request { stream: true, ..request }).expect("it listens");
+    let mut tokens = Vec::new();
+    loop {
+        match client.receive().expect("it answers") {
+            Answer::Token(token) => tokens.push((token.text, token.joules)),
+            Answer::Text(text) => {
+                assert_eq!(text.id, id);
+                return (tokens, text);
+            }
+            other => panic!("text was asked for: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_streamed_token_says_what_it_cost() {
+    let (_folder, server) = start(Some(FakeMeter::steady(5_000_000)));
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    let request = talk(&mut client, 20);
+    let (tokens, end) = streamed(&mut client, request);
+    let joules: Vec<f64> = tokens.iter().filter_map(|(_, joules)| *joules).collect();
+    assert_eq!((tokens[0].1, joules.len()), (None, tokens.len() - 1), "the first is paid with the prompt");
+    assert!(joules.iter().all(|joules| *joules > 0.0), "{joules:?}");
+    let uj = |joules: f64| (joules * 1e6).round() as u64;
+    let sum_uj: u64 = joules.iter().map(|joules| uj(*joules)).sum();
+    assert_eq!(sum_uj, uj(end.energy.decode_joules.expect("it decoded")));
+    assert_eq!(tokens.iter().map(|(text, _)| text.as_str()).collect::<String>(), end.text);
+    // One that ends by itself: the step that chose to end it costs, too.
+    let text = "The pump of line 4 has failed.";
+    let request = Request::task(client.new_id(), "summarize", text);
+    let (tokens, end) = streamed(&mut client, request);
+    let sum_uj: u64 = tokens.iter().filter_map(|(_, joules)| joules.map(uj)).sum();
+    assert_eq!(end.energy.decode_joules.map_or(0, uj), sum_uj, "{tokens:?}");
+    // The fake resolves a millisecond and a microjoule.
+    let window_ms = end.usage.decode_ms / f64::from(end.usage.generated_tokens.max(1));
+    assert!(end.tokens_below_resolution || window_ms > 0.5, "{window_ms} ms a token");
+    server.stop();
+
+    let (_folder, server) = start(None);
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    let request = talk(&mut client, 5);
+    let (tokens, end) = streamed(&mut client, request);
+    assert!(tokens.iter().all(|(_, joules)| joules.is_none()) && !end.tokens_below_resolution);
 }
 
 #[test]

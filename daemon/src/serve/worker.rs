@@ -1,15 +1,16 @@
 //! The one thread that runs the engine: takes jobs from the queue, runs steps, reads the meter around them, answers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tern_boards::Root;
-use tern_boards::energy::{Completed, Ledger, Phase, Share};
+use tern_boards::energy::{Completed, Ledger};
 use tern_boards::thermal::Thermal;
 use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason};
 use tern_runtime::engine::{self, Engine, Generate, Goal, Refusal, Request};
 
+use super::charges;
 use super::counters::Ending;
 use super::live::Live;
 use super::long::LongTexts;
@@ -51,6 +52,12 @@ pub struct Worker<'w, 'e> {
     throttled: Option<(Instant, Option<bool>)>,
     /// What prompts cost lately.
     prompt_cost: PromptCost,
+}
+
+/// Time for the parts of a step.
+fn nanoseconds() -> u64 {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    ORIGIN.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
 /// Gives a job to the engine.
@@ -108,6 +115,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         origin: Instant,
         pulse: Arc<AtomicU64>,
     ) -> Self {
+        engine.set_clock(nanoseconds);
         Worker {
             engine,
             queue,
@@ -249,21 +257,15 @@ impl<'w, 'e> Worker<'w, 'e> {
             }
         });
         let now = Instant::now();
-        let phase = |phase| match phase {
-            engine::Phase::Prefill => Phase::Prefill,
-            engine::Phase::Decode => Phase::Decode,
-        };
-        let shares: Vec<Share> = step
-            .shares
-            .iter()
-            .map(|share| Share { request: share.key, phase: phase(share.phase), weight: share.work })
-            .collect();
-        self.ledger.end_step(now.saturating_duration_since(self.origin), &shares);
-        for share in &step.shares {
+        let parts = self.ledger.end_step(now.saturating_duration_since(self.origin), &charges::shares(&step));
+        for (index, share) in step.shares.iter().enumerate() {
             if let Some(live) = self.live.iter_mut().find(|live| live.key == share.key) {
                 match share.phase {
                     engine::Phase::Prefill => live.prefill_rows += share.rows,
-                    engine::Phase::Decode => live.decode_rows += share.rows,
+                    engine::Phase::Decode => {
+                        live.decode_rows += share.rows;
+                        live.untold.charge(parts.as_ref().map(|parts| parts[index]));
+                    }
                 }
             }
         }
@@ -288,11 +290,14 @@ impl<'w, 'e> Worker<'w, 'e> {
         let Some((reason, counted)) = live.finish else { return };
         let grammar = self.rules.remove(live.key);
         let times = live.times(now);
+        // A text of one token was written by the step that ended its prompt: no step tells what a token costs.
+        let one_token = counted.generated_tokens > 0 && live.decode_rows == 0;
         let completed = Completed {
-            prefill_tokens: counted.prompt_tokens as u64,
-            decode_tokens: counted.generated_tokens as u64,
+            prefill_tokens: if one_token { 0 } else { counted.prompt_tokens as u64 },
+            decode_tokens: live.decode_rows as u64,
             throttled: self.throttled(now),
         };
+        let tokens_below_resolution = live.job.stream && self.ledger.resolves_tokens(live.key) == Some(false);
         let energy = self.ledger.finish(live.key, completed);
         if let Some(joules) = energy.prefill_joules.filter(|_| !energy.below_resolution) {
             self.prompt_cost.note(joules, live.prefill_rows);
@@ -331,7 +336,17 @@ impl<'w, 'e> Worker<'w, 'e> {
             }
             Answering::Text { .. } => {
                 let finish = finish(reason);
-                Answer::Text(Text { id, text, finish, usage, energy, model, task, logprobs })
+                Answer::Text(Text {
+                    id,
+                    text,
+                    finish,
+                    usage,
+                    energy,
+                    model,
+                    task,
+                    logprobs,
+                    tokens_below_resolution,
+                })
             }
         };
         self.state.count(job.session.way(), Ending::Answered);

@@ -66,7 +66,7 @@ impl Engine<'_> {
         let Some(mut live) = slot.live.take() else { return };
         let first = batch.rows;
         let phase = if live.decoding() { Phase::Decode } else { Phase::Prefill };
-        let logit_rows_before = batch.logit_rows;
+        let (logit_rows_before, wants_before, mut seen) = (batch.logit_rows, batch.wants, 0);
         let mut budget = self.rows.len() - batch.rows;
         if matches!(live.work, Work::Logits) {
             budget = budget.min(LOGIT_CHUNK - batch.logit_chunk);
@@ -88,6 +88,7 @@ impl Engine<'_> {
                 batch.logit_chunk += usize::from(matches!(live.work, Work::Logits));
             }
             self.rows[batch.rows] = slot.text_row(index, live.done);
+            seen += live.done as u64 + 1;
             batch.rows += 1;
             live.done += 1;
         }
@@ -101,6 +102,7 @@ impl Engine<'_> {
                     Want { row: batch.rows as u32, slot: index as u32, node, logit_row: 0 };
                 batch.wants += 1;
                 batch.branches += row.branch_len as usize;
+                seen += live.known as u64 + u64::from(row.branch_len);
                 self.rows[batch.rows] = row;
                 batch.rows += 1;
                 live.label_rows_done += 1;
@@ -108,12 +110,13 @@ impl Engine<'_> {
         }
         let rows = batch.rows - first;
         if rows > 0 {
-            let heads = batch.logit_rows - logit_rows_before;
+            let head_rows = batch.logit_rows - logit_rows_before;
+            let label_rows = batch.wants - wants_before - head_rows;
             let config = &self.model.config;
-            let head_work = heads as u64 * config.vocab as u64 * config.hidden as u64;
-            let work = rows as u64 * config.ternary_weights() + head_work;
+            let work = rows as u64 * config.ternary_weights() + seen * config.attention_products();
+            let share = Share { key: live.key, phase, rows, work, head_rows, label_rows };
             // One entry a slot at most, so it cannot be full.
-            let _ = batch.step.shares.push(Share { key: live.key, phase, rows, work });
+            let _ = batch.step.shares.push(share);
         }
         slot.live = Some(live);
     }

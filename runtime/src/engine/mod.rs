@@ -27,7 +27,7 @@ use crate::trie::{LabelError, MAX_DEPTH, Node, Trie};
 
 pub(crate) use batch::Want;
 pub use choice::MOST_LOGPROBS;
-pub use request::{Event, Finish, Generate, Goal, Phase, Piece, Refusal, Request, Share, Usage};
+pub use request::{Event, Finish, Generate, Goal, Phase, Piece, Refusal, Request, Share, Spans, Usage};
 use slot::{Live, Slot, Work};
 
 /// Rows of logits that a step gives to requests for logits, beside those of generating ones.
@@ -38,6 +38,8 @@ pub(crate) const LOGIT_CHUNK: usize = 8;
 pub struct Step {
     /// One entry a request that took part.
     pub shares: heapless::Vec<Share, MAX_SLOTS>,
+    /// How long its parts took.
+    pub spans: Spans,
 }
 
 impl Step {
@@ -69,6 +71,7 @@ pub struct Engine<'a> {
     head_work: head::Workspace<'a>,
     candidates: &'a mut [Candidate],
     probabilities: &'a mut [f32],
+    clock: Option<fn() -> u64>,
 }
 
 impl core::fmt::Debug for Engine<'_> {
@@ -129,6 +132,7 @@ impl<'a> Engine<'a> {
             work,
             slots,
             turn: 0,
+            clock: None,
             probabilities: arena.take(options.labels)?,
             rows: arena.take(rows)?,
             branches: arena.take(rows * MAX_DEPTH)?,

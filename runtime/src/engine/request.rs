@@ -145,8 +145,23 @@ pub struct Share {
     pub phase: Phase,
     /// Tokens that went through the layers.
     pub rows: usize,
-    /// Multiply-accumulates spent on it: ternary weights times rows, and the head.
+    /// Multiply-accumulates spent on them in the layers: ternary weights, and keys and values that they look at.
     pub work: u64,
+    /// Rows of these for which logits of the whole vocabulary were bounded or computed.
+    pub head_rows: usize,
+    /// Nodes of a label trie whose children were weighed.
+    pub label_rows: usize,
+}
+
+/// How long the parts of a step took, in nanoseconds of the engine's clock; all 0 without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spans {
+    /// All rows through the layers.
+    pub layers_ns: u64,
+    /// Logits of `head_rows`, and the choice of tokens by them.
+    pub heads_ns: u64,
+    /// Weighing `label_rows`.
+    pub labels_ns: u64,
 }
 
 /// Why a request is not taken.

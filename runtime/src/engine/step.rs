@@ -3,7 +3,7 @@
 use super::batch::{Batch, WANT_CHOICE, WANT_LOGITS, Want};
 use super::choice::{Choice, Logprobs};
 use super::slot::{Live, Work};
-use super::{Engine, Event, Finish, Step};
+use super::{Engine, Event, Finish, Spans, Step};
 use crate::constraint::{Constraint, Free, Progress};
 use crate::head::{self, Head};
 
@@ -19,12 +19,14 @@ impl Engine<'_> {
         constraint: &mut dyn Constraint,
         mut events: impl FnMut(u64, Event<'_>),
     ) -> Step {
-        let batch = self.collect();
+        let mut batch = self.collect();
         if batch.rows == 0 {
             return batch.step;
         }
+        let began_ns = self.clock_ns();
         let (rows, branches) = (&self.rows[..batch.rows], &self.branches[..batch.branches]);
         self.work.run(self.machine, &self.model, &mut self.cache, rows, branches);
+        let layers_ns = self.clock_ns();
         self.compute_logits(&batch);
         // Choices and logits first: weighing labels takes over the head's working memory.
         for want in 0..batch.wants {
@@ -33,6 +35,7 @@ impl Engine<'_> {
                 self.deliver_logits(want, constraint, &mut events);
             }
         }
+        let heads_ns = self.clock_ns();
         for want in 0..batch.wants {
             let Want { row, slot, node, .. } = self.wants[want];
             if node < WANT_CHOICE {
@@ -43,7 +46,21 @@ impl Engine<'_> {
             self.finish_complete(index, &mut events);
         }
         self.turn = (self.turn + 1) % self.slots.len();
+        batch.step.spans = Spans {
+            layers_ns: layers_ns.saturating_sub(began_ns),
+            heads_ns: heads_ns.saturating_sub(layers_ns),
+            labels_ns: self.clock_ns().saturating_sub(heads_ns),
+        };
         batch.step
+    }
+
+    /// Measures the parts of steps from now on by `clock`, nanoseconds since any moment, which must not run backwards.
+    pub fn set_clock(&mut self, clock: fn() -> u64) {
+        self.clock = Some(clock);
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.clock.map_or(0, |nanoseconds| nanoseconds())
     }
 
     /// Logits of every row that wants them, or what they can be at most where a token is to be chosen. Rows of choices

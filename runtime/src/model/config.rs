@@ -102,6 +102,11 @@ impl Config {
         self.layers as u64 * (attention + 3 * hidden * self.ffn as u64)
     }
 
+    /// Multiply-accumulates of one row with the key and the value of one position, in all layers.
+    pub const fn attention_products(&self) -> u64 {
+        2 * (self.layers * self.q_dim()) as u64
+    }
+
     /// Relations between numbers, each with the sentence that says what is wrong.
     fn check(&self) -> Result<(), LoadError> {
         let Config { hidden, ffn, heads, kv_heads, head_dim, .. } = *self;

@@ -116,7 +116,7 @@ impl<'r> Run<'r> {
                 };
                 if self.job.stream && answers.cut_short.is_some() {
                     let (id, text) = (self.job.id.clone(), best.clone());
-                    self.job.session.send(&Answer::Token(Token { id, text, logprobs: None }));
+                    self.job.session.send(&Answer::Token(Token { id, text, logprobs: None, joules: None }));
                 }
                 return Ok(self.whole(answers.texts, best, finish));
             }
@@ -330,9 +330,12 @@ impl<'r> Run<'r> {
     fn whole(self, answers: Vec<Text>, text: String, finish: Finish) -> Text {
         let (usage, energy) = self.sums.finish();
         let last = answers.into_iter().next_back();
-        let model = last.map_or_else(|| self.around.state.facts.model.clone(), |last| last.model);
+        let model =
+            last.as_ref().map_or_else(|| self.around.state.facts.model.clone(), |last| last.model.clone());
         let task = self.job.task_name().map(str::to_owned);
-        Text { id: self.job.id.clone(), text, finish, usage, energy, model, task, logprobs: None }
+        let id = self.job.id.clone();
+        let tokens_below_resolution = last.is_some_and(|last| last.tokens_below_resolution);
+        Text { id, text, finish, usage, energy, model, task, logprobs: None, tokens_below_resolution }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tern_protocol::answer::{Idle, Method, Usage};
 
-use crate::serve::report::thousandths;
+use crate::serve::report::{four_digits, thousandths};
 use crate::wire::{Energy, Text};
 
 /// The sum over the parts answered so far.
@@ -68,8 +68,10 @@ impl Sums {
             ..self.usage
         };
         let mut energy = self.energy.unwrap_or_else(nothing);
-        let tokens = f64::from(usage.generated_tokens);
-        energy.joules_per_token = energy.decode_joules.filter(|_| tokens > 0.0).map(|joules| joules / tokens);
+        // Rates are rounded; rows are whole.
+        let steps = (self.decoded_rows / 1e3).round();
+        energy.joules_per_token =
+            energy.decode_joules.filter(|_| steps > 0.0).map(|joules| four_digits(joules / steps));
         energy.sample_hz = energy.sample_hz.map(thousandths);
         energy.window_ms = thousandths(energy.window_ms);
         (usage, energy)
@@ -169,6 +171,7 @@ mod tests {
             model,
             task,
             logprobs: None,
+            tokens_below_resolution: false,
         }
     }
 

@@ -67,6 +67,7 @@ fn answer(job: &Job, text: String) -> wire::Answer {
         model,
         task: None,
         logprobs: None,
+        tokens_below_resolution: false,
     })
 }
 
