@@ -3,6 +3,9 @@
 use tern_boards::energy::{Phase, Share};
 use tern_runtime::engine::{self, Step};
 
+/// How much of one part of a step a share needed.
+type Needs = fn(&engine::Share) -> u64;
+
 /// The shares of a step, each weighing as many nanoseconds of it as were spent on its request.
 ///
 /// A step has three parts that were timed: all rows through the layers, logits of the whole vocabulary with the choice of
@@ -11,9 +14,8 @@ use tern_runtime::engine::{self, Step};
 /// A prompt that only passes by therefore pays nothing of a head that another's token was chosen by, though that may be
 /// half of what a step of one row reads.
 pub fn shares(step: &Step) -> Vec<Share> {
-    let sum =
-        |of: fn(&engine::Share) -> u64| step.shares.iter().map(|share| u128::from(of(share))).sum::<u128>();
-    let parts: [(u64, fn(&engine::Share) -> u64); 3] = [
+    let sum = |of: Needs| step.shares.iter().map(|share| u128::from(of(share))).sum::<u128>();
+    let parts: [(u64, Needs); 3] = [
         (step.spans.layers_ns, |share| share.work),
         (step.spans.heads_ns, |share| share.head_rows as u64),
         (step.spans.labels_ns, |share| share.label_rows as u64),
@@ -25,7 +27,7 @@ pub fn shares(step: &Step) -> Vec<Share> {
             // Quicker than the clock can tell.
             return share.work;
         }
-        let ns = |(&(ns, of), &sum): (&(u64, fn(&engine::Share) -> u64), &u128)| {
+        let ns = |(&(ns, of), &sum): (&(u64, Needs), &u128)| {
             (u128::from(ns) * u128::from(of(share))).checked_div(sum).unwrap_or(0)
         };
         parts.iter().zip(&sums).map(ns).sum::<u128>().try_into().unwrap_or(u64::MAX)
