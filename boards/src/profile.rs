@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu;
 use crate::energy::Scope;
+use crate::energy::model::Calibration;
 use crate::root::Root;
 
 /// Folder under the root whose `*.toml` files add to or replace the compiled-in profiles.
@@ -73,6 +74,9 @@ pub struct Profile {
     /// Power sensors the board has, and what they measure.
     #[serde(default, rename = "sensor")]
     pub sensors: Vec<Sensor>,
+    /// A power model that `tern energy calibrate` made on the very board; never compiled in.
+    #[serde(default)]
+    pub calibration: Option<Calibration>,
     /// What to use on this board unless told otherwise.
     #[serde(default)]
     pub recommended: Recommended,
@@ -359,6 +363,7 @@ fn generic(profiles: &[Profile], arch: &str) -> Profile {
         memory: None,
         power: None,
         sensors: Vec::new(),
+        calibration: None,
         recommended: Recommended::default(),
     })
 }
@@ -366,7 +371,7 @@ fn generic(profiles: &[Profile], arch: &str) -> Profile {
 /// The device tree's `compatible` strings, most specific first.
 ///
 /// `/proc/device-tree` is the documented place; a service with `ProcSubset=pid` sees only the one in `/sys`.
-fn compatible(root: &Root) -> Vec<String> {
+pub fn compatible(root: &Root) -> Vec<String> {
     ["/proc/device-tree/compatible", "/sys/firmware/devicetree/base/compatible"]
         .iter()
         .find_map(|path| root.read(path).ok())
@@ -420,6 +425,7 @@ mod tests {
             if profile.generic_arch.is_some() {
                 assert_eq!(profile.power, None, "{} must not claim watts", profile.name);
             }
+            assert_eq!(profile.calibration, None, "{}: a calibration is of one board", profile.name);
         }
     }
 

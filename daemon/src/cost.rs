@@ -129,6 +129,7 @@ pub fn method_in_words(method: Method) -> &'static str {
         Method::EnergyCounter => "energy counter",
         Method::HwmonPower => "power sensor",
         Method::PmicRailsCorrected => "power rails, corrected",
+        Method::CalibratedModel => "calibrated model,",
         Method::UtilisationTable => "estimated from the board table",
         Method::Unknown => "no meter",
     }

@@ -23,7 +23,7 @@
 //! | [`proof`] | the kernels against their definition, on this machine |
 //! | [`synth`], [`random`] | models with random weights |
 //! | [`npy`], [`replace`], [`progress`], [`output`] | arrays in and out, whole files, bars, results |
-//! | [`table`], [`terminal`], [`figures`] | plain tables, bars and numbers for people |
+//! | [`table`], [`terminal`], [`figures`], [`date`] | plain tables, bars, numbers and days for people |
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
@@ -37,6 +37,7 @@ pub mod clocks;
 pub mod commands;
 pub mod config;
 pub mod cost;
+pub mod date;
 pub mod error;
 pub mod evaluation;
 pub mod figures;

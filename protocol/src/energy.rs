@@ -56,6 +56,8 @@ pub enum Method {
     Unknown,
     /// Supply rails measured by a power-management chip, corrected to the board's input.
     PmicRailsCorrected,
+    /// A model of this very board, calibrated against a meter.
+    CalibratedModel,
 }
 
 /// What joules cover.

@@ -14,6 +14,7 @@
 //! | [`model`] | opening a model and asking the engine |
 //! | [`npy`] | reading the fixtures' arrays |
 //! | [`port`] | a serial line with a test at its near end, and noise on it |
+//! | [`simulation`] | boards that are not there, whose files move on as loads run |
 //! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
 
 pub mod binary;
@@ -30,3 +31,4 @@ pub mod old_broker;
 pub mod port;
 pub mod product;
 pub mod sets;
+pub mod simulation;

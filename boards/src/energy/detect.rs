@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::hwmon::{self, Hwmon};
 use super::meter::{Meter, MeterError, Method, Scope};
+use super::model::{ModelError, ModelMeter};
 use super::pmic::{self, Pmic};
 use super::powercap::Powercap;
 use super::table::UtilisationTable;
@@ -44,12 +45,13 @@ pub enum Outcome {
 /// Looks for meters under `root` on the board that `profile` describes.
 ///
 /// Answers the best one, if any, and a finding for each place looked at: energy counters before power sensors,
-/// power sensors before rails, rails before the board table.
+/// power sensors before rails, rails before the board's calibrated model, that before the board table.
 pub fn detect(root: &Root, profile: &Profile) -> (Option<Box<dyn Meter>>, Vec<MeterFinding>) {
     let mut search = Search { meters: Vec::new(), findings: Vec::new() };
     search.powercap(root);
     search.hwmon(root, profile);
     search.pmic(root, profile);
+    search.model(root, profile);
     search.table(root, profile);
     search.choose()
 }
@@ -130,6 +132,22 @@ impl Search {
         match Pmic::open(root) {
             Ok(meter) => self.found(looked_at, meter.source().to_owned(), Box::new(meter)),
             Err(error) => self.failed(looked_at, &error),
+        }
+    }
+
+    fn model(&mut self, root: &Root, profile: &Profile) {
+        let looked_at = "calibrated model";
+        match ModelMeter::detect(root, profile) {
+            Ok(Some(meter)) => self.found(looked_at, meter.source().to_owned(), Box::new(meter)),
+            Ok(None) => {
+                let why = "the board's profile holds no calibration; `tern energy calibrate` makes one";
+                self.note(looked_at, Outcome::Absent, why.into());
+            }
+            Err(ModelError::Calibration(problem)) => {
+                let why = format!("{problem}; run `tern energy calibrate --force` again");
+                self.note(looked_at, Outcome::Failed, why);
+            }
+            Err(ModelError::Meter(error)) => self.failed(looked_at, &error),
         }
     }
 

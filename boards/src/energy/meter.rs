@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::model::Traffic;
 use crate::root::{ReadCause, ReadError};
 
 /// How joules were obtained, best first.
@@ -18,6 +19,8 @@ pub enum Method {
     HwmonPower,
     /// The supply rails that a power-management chip measures, corrected to the board's input.
     PmicRailsCorrected,
+    /// A model of this very board, calibrated against a meter, from busy time, clocks and bytes from memory.
+    CalibratedModel,
     /// Published idle and load power of this board, weighted by CPU utilisation.
     UtilisationTable,
     /// No meter.
@@ -102,6 +105,11 @@ pub trait Meter: Send {
         None
     }
 
+    /// Where the program is to count the bytes it streams from memory, for meters that go by them.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
+
     /// What went wrong so far.
     fn faults(&self) -> Faults;
 
@@ -139,9 +147,10 @@ pub enum MeterError {
 }
 
 impl Method {
-    /// Whether readings are of power, which must be taken at a steady rate to give energy; totals need no such care.
+    /// Whether readings must be taken at a steady rate to give energy: those of power, and those of clocks, which a model
+    /// goes by. Totals need no such care.
     pub fn is_of_power(self) -> bool {
-        matches!(self, Method::HwmonPower | Method::PmicRailsCorrected)
+        matches!(self, Method::HwmonPower | Method::PmicRailsCorrected | Method::CalibratedModel)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! * [`Meter`], [`Sample`], [`Method`], [`Scope`] - what a meter is and what it says of itself
 //! * [`counter`] - readings to a steady total: wraps, gaps, steps backwards
-//! * [`powercap`], [`hwmon`], [`pmic`], [`table`] - the meters, best first; [`fake`] is a scripted one for tests
+//! * [`powercap`], [`hwmon`], [`pmic`], [`model`], [`table`] - the meters, best first; [`fake`] is a scripted one for tests
 //! * [`sampler`] - reads a meter of the power kind at a steady rate in a thread
 //! * [`detect`](detect()) - which meter this machine has, and why not another
 //! * [`ledger`] - splits what the meter counted among requests; [`report`] is what each of them is told

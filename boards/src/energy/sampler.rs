@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::meter::{Faults, Meter, MeterError, Method, Resolution, Sample, Scope};
+use super::model::Traffic;
 
 /// Ten readings a second: below one per cent of one core, above any change that a heat sink lets through.
 pub const PERIOD: Duration = Duration::from_millis(100);
@@ -26,6 +27,7 @@ pub struct Sampler {
     resolution: Resolution,
     idle_watts: Option<f64>,
     calibrated_at: Option<String>,
+    traffic: Option<Traffic>,
 }
 
 struct Shared {
@@ -56,6 +58,7 @@ impl Sampler {
     pub fn spawn(meter: Box<dyn Meter>, period: Duration, origin: Instant) -> io::Result<Sampler> {
         let (source, calibrated_at) = (meter.source().to_owned(), meter.calibrated_at().map(str::to_owned));
         let (method, scope, idle_watts) = (meter.method(), meter.scope(), meter.idle_watts());
+        let traffic = meter.traffic();
         let (relative_uncertainty, mut resolution) = (meter.relative_uncertainty(), meter.resolution());
         // However fast the chip converts, energy is known no finer than it is read.
         resolution.quantum_uj = scaled(resolution, period);
@@ -76,6 +79,7 @@ impl Sampler {
             resolution,
             idle_watts,
             calibrated_at,
+            traffic,
         })
     }
 
@@ -130,6 +134,10 @@ impl Meter for Sampler {
 
     fn calibrated_at(&self) -> Option<&str> {
         self.calibrated_at.as_deref()
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.traffic.clone()
     }
 
     fn faults(&self) -> Faults {

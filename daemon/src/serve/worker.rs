@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tern_boards::Root;
-use tern_boards::energy::{Completed, Ledger};
+use tern_boards::energy::model::Traffic;
+use tern_boards::energy::{Completed, Ledger, Meter};
 use tern_boards::thermal::Thermal;
 use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason};
 use tern_runtime::engine::{self, Engine, Generate, Goal, Refusal, Request};
@@ -20,6 +21,7 @@ use super::report;
 use super::spending::{PromptCost, told_early, told_late};
 use super::state::State;
 use crate::grammar::Rules;
+use crate::model::residence::streamed_a_step;
 use crate::systemd::Watchdog;
 use crate::tasks::Answering;
 use crate::tasks::answer::decide;
@@ -49,6 +51,8 @@ pub struct Worker<'w, 'e> {
     /// What the texts of some of them keep to.
     rules: Rules,
     next_key: u64,
+    /// Bytes that a step streams from memory, and the meter's count of them, where it has one.
+    traffic: Option<(u64, Traffic)>,
     throttled: Option<(Instant, Option<bool>)>,
     /// What prompts cost lately.
     prompt_cost: PromptCost,
@@ -116,7 +120,10 @@ impl<'w, 'e> Worker<'w, 'e> {
         pulse: Arc<AtomicU64>,
     ) -> Self {
         engine.set_clock(nanoseconds);
+        let traffic = ledger.meter().and_then(Meter::traffic);
+        let traffic = traffic.map(|traffic| (streamed_a_step(engine), traffic));
         Worker {
+            traffic,
             engine,
             queue,
             state,
@@ -257,6 +264,9 @@ impl<'w, 'e> Worker<'w, 'e> {
             }
         });
         let now = Instant::now();
+        if let Some((bytes, traffic)) = &self.traffic {
+            traffic.add(*bytes);
+        }
         let parts = self.ledger.end_step(now.saturating_duration_since(self.origin), &charges::shares(&step));
         for (index, share) in step.shares.iter().enumerate() {
             if let Some(live) = self.live.iter_mut().find(|live| live.key == share.key) {

@@ -3,11 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::Activity;
+use crate::energy::Scope;
 
 /// The coefficients of one board, and how good they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
+    /// What its joules cover: what the meter covered that it was made against.
+    pub scope: Scope,
     /// The board at rest, watts.
     pub idle_w: f64,
     /// Busy cores, by cluster and frequency, in that order.
@@ -107,6 +110,7 @@ mod tests {
     fn calibration() -> Calibration {
         let core = |cluster, mhz, watts| CorePower { cluster, mhz, watts };
         Calibration {
+            scope: Scope::Wall,
             idle_w: 2.0,
             cores: vec![core(0, 1000, 0.5), core(0, 2000, 1.5), core(1, 600, 0.1)],
             byte_nj: 0.25,

@@ -9,7 +9,9 @@
 use core::fmt;
 
 use super::calibration::{Calibration, CorePower};
+use super::settle::settled;
 use super::{Activity, Term};
+use crate::energy::Scope;
 
 /// A load that was run and measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +53,13 @@ pub enum FitError {
         /// What the meter can tell apart, watts.
         resolution_w: f64,
     },
+    /// The meter's steps are large beside what the board draws.
+    Coarse {
+        /// Watts of the least load.
+        least_w: f64,
+        /// The meter's step, watts.
+        resolution_w: f64,
+    },
     /// The loads cannot tell a term from the others: it never varies by itself.
     Inseparable {
         /// The term.
@@ -60,6 +69,15 @@ pub enum FitError {
     Poor {
         /// Median error of held-out loads, a fraction.
         median: f64,
+        /// The most that is accepted.
+        most: f64,
+        /// The load that is predicted worst.
+        worst: String,
+    },
+    /// The interval that would be stated is too wide to be of use.
+    Wide {
+        /// Its half-width, a fraction.
+        half_width: f64,
         /// The most that is accepted.
         most: f64,
         /// The load that is predicted worst.
@@ -90,6 +108,13 @@ impl fmt::Display for FitError {
                 "the meter saw {least_w:.2} W at rest and {most_w:.2} W under load and resolves {resolution_w:.2} W; \
                  it does not measure this board's supply, or is too coarse: use a finer meter or longer loads"
             ),
+            FitError::Coarse { least_w, resolution_w } => write!(
+                f,
+                "the meter goes in steps of {resolution_w:.2} W, which is {:.0} % of the {least_w:.2} W that the board \
+                 draws at least; {:.0} % is the most that is accepted: use a finer meter",
+                resolution_w / least_w * 100.0,
+                COARSEST * 100.0
+            ),
             FitError::Inseparable { term } => write!(
                 f,
                 "the loads cannot tell {term} from the rest; run loads in which it varies by itself"
@@ -99,6 +124,13 @@ impl fmt::Display for FitError {
                 "loads that were held out are predicted with a median error of {:.1} %, worst '{worst}'; more than \
                  {:.0} % is not accepted: end other programs, cool the board, and measure again",
                 median * 100.0,
+                most * 100.0
+            ),
+            FitError::Wide { half_width, most, worst } => write!(
+                f,
+                "95 % of loads are predicted within {:.0} % only, worst '{worst}'; more than {:.0} % is not accepted: \
+                 measure each load for longer, or use a finer meter",
+                half_width * 100.0,
                 most * 100.0
             ),
         }
@@ -125,10 +157,31 @@ pub struct Reference {
     pub relative_uncertainty: f64,
     /// Watts that it can tell apart over one load.
     pub resolution_w: f64,
+    /// What it covers.
+    pub scope: Scope,
+}
+
+impl Reference {
+    /// Whether its steps are fine enough for a board that draws `least_w` at least.
+    ///
+    /// # Errors
+    /// [`FitError::Coarse`] where they are not.
+    pub fn suits(&self, least_w: f64) -> Result<(), FitError> {
+        match self.resolution_w > COARSEST * least_w {
+            true => Err(FitError::Coarse { least_w, resolution_w: self.resolution_w }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A calibration that predicts held-out loads worse than this is refused.
 const WORST_MEDIAN: f64 = 0.10;
+
+/// Nor is one whose 95 % interval is wider: the board table claims 35 %.
+const WIDEST: f64 = 0.30;
+
+/// A meter's step, as a share of the least load: half of it is what a reading may be off by.
+const COARSEST: f64 = 0.2;
 
 /// Loads under this share of busy time are at rest.
 const AT_REST: f64 = 0.03;
@@ -138,6 +191,7 @@ const AT_REST: f64 = 0.03;
 /// # Errors
 /// [`FitError`] with the reason why these loads make no model.
 pub fn fit(loads: &[Load], reference: Reference) -> Result<Calibration, FitError> {
+    let loads = &settled(loads);
     let names = distinct(loads);
     let mut terms = terms(loads);
     let needed = terms.len() + 3;
@@ -162,12 +216,17 @@ pub fn fit(loads: &[Load], reference: Reference) -> Result<Calibration, FitError
     let mut sizes: Vec<f64> = errors.iter().map(|(_, error)| error.abs()).collect();
     sizes.sort_by(f64::total_cmp);
     let median = sizes[sizes.len() / 2];
-    if median > WORST_MEDIAN {
+    let worst = || {
         let worst = errors.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
-        let worst = worst.map(|(name, _)| (*name).to_owned()).unwrap_or_default();
-        return Err(FitError::Poor { median, most: WORST_MEDIAN, worst });
+        worst.map(|(name, _)| (*name).to_owned()).unwrap_or_default()
+    };
+    if median > WORST_MEDIAN {
+        return Err(FitError::Poor { median, most: WORST_MEDIAN, worst: worst() });
     }
     let half_width = conformal(&sizes).hypot(reference.relative_uncertainty);
+    if half_width > WIDEST {
+        return Err(FitError::Wide { half_width, most: WIDEST, worst: worst() });
+    }
     let coefficients = solve(&terms, loads.iter());
     let of = |wanted: Term| terms.iter().position(|term| *term == wanted).map(|index| coefficients[index]);
     let mut cores: Vec<CorePower> = terms
@@ -180,6 +239,7 @@ pub fn fit(loads: &[Load], reference: Reference) -> Result<Calibration, FitError
         .collect();
     cores.sort_by_key(|core| (core.cluster, core.mhz));
     Ok(Calibration {
+        scope: reference.scope,
         idle_w: of(Term::Idle).unwrap_or(0.0),
         cores,
         byte_nj: of(Term::Byte).unwrap_or(0.0) * 1e9,
@@ -225,7 +285,7 @@ fn check_range(loads: &[Load], reference: Reference) -> Result<(), FitError> {
     if most_w - least_w < 5.0 * reference.resolution_w {
         return Err(FitError::Flat { least_w, most_w, resolution_w: reference.resolution_w });
     }
-    Ok(())
+    reference.suits(least_w)
 }
 
 /// Rows of the weighted problem: every amount and the energy by the energy, so that each load says "1".

@@ -15,12 +15,21 @@
 //! * [`Activity`] - what a machine did in an interval
 //! * [`fit`](fit()) - coefficients from measured loads, their error from loads held out, or the reason why not
 //! * [`calibration`] - the fitted model as part of a board's profile
+//! * [`watch`], [`traffic`] - what the running machine does
+//! * [`meter`] - the model as a meter
 
 pub mod calibration;
 pub mod fit;
+pub mod meter;
+mod settle;
+pub mod traffic;
+pub mod watch;
 
 pub use calibration::Calibration;
-pub use fit::{FitError, Load, fit};
+pub use fit::{FitError, Load, Reference, fit};
+pub use meter::{ModelError, ModelMeter};
+pub use traffic::Traffic;
+pub use watch::ActivityWatch;
 
 /// What a machine did in an interval.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -1,26 +1,75 @@
 //! `tern energy calibrate`: a power model of this board from known loads and a meter.
 
-use clap::Args;
-use tern_boards::{Cpu, Root};
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
-use crate::calibration::plan::{Extent, Trial, plan};
-use crate::clocks::Clocks;
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use tern_boards::memory::Memory;
+use tern_boards::{Board, Cpu, Root, energy};
+
+use crate::bandwidth::last_level_cache_bytes;
+use crate::calibration::bench::Live;
+use crate::calibration::gauge::{Display, Gauge, GaugeError, is_real};
+use crate::calibration::job::{Job, announcement, loads_of};
+use crate::calibration::plan::Extent;
+use crate::date;
 use crate::error::{CommandError, Exit};
-use crate::figures;
 use crate::output::print;
 
-/// Calibrates a power model of this board, for when its meter is gone
+/// Calibrates a power model of this board, so that it has joules without a sensor
+///
+/// Runs known loads (at rest, in registers, in caches, from memory, mixed, on one to all cores, at the clocks that may be
+/// set), reads the best meter beside them, fits watts by cores, clocks and bytes, and writes them into this board's
+/// profile, where every command finds them. What fits badly is refused. The machine must have nothing else to do.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct CalibrateArgs {
-    /// Seconds that each load is measured
-    #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=3600))]
-    seconds: u32,
-    /// Ask for the watts that a plug or a bench supply shows
+    /// Seconds that each load is measured; without it 8, or 60 for a display
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: Option<u64>,
+    /// Ask for the watts that a plug or a bench supply shows, for fewer loads
     #[arg(long)]
     display: bool,
+    /// Take those watts from this file, a line a load in their order: WATTS or LOAD = WATTS
+    #[arg(long, value_name = "FILE")]
+    readings: Option<PathBuf>,
+    /// How far what is shown may be off, percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 3.0, value_parser = parse_percent)]
+    display_error: f64,
+    /// The file to write; without it this board's in /etc/tern/boards.d
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
     /// Show the loads and leave
     #[arg(long)]
     dry_run: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo tern energy calibrate            with the meter of this board (`tern doctor` names it)
+  sudo tern energy calibrate --display  with a plug between the board and the wall";
+
+/// Seconds of a load that a person reads.
+const DISPLAY_SECONDS: u64 = 60;
+
+/// Seconds of one that a meter reads.
+const METER_SECONDS: u64 = 8;
+
+/// The least buffer to stream; four times the last-level caches where they are larger.
+const LEAST_BUFFER_BYTES: u64 = 64 << 20;
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=30.0).contains(percent));
+    percent.ok_or_else(|| "give a percentage from 0 to 30".into())
 }
 
 /// Calibrates.
@@ -28,31 +77,63 @@ pub struct CalibrateArgs {
 /// # Errors
 /// If the loads make no model; the message says why.
 pub fn run(args: &CalibrateArgs) -> Result<(), CommandError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second ends the process at once; the first lets the clocks be put back.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| CommandError::from_error(Exit::Internal, &error))?;
+    }
     let root = Root::new("/");
     let cpu = Cpu::detect(&root);
-    let clocks = Clocks::detect(&root);
-    let held = clocks.may_hold();
-    let extent = if args.display { Extent::Few } else { Extent::Full };
-    let trials = plan(&cpu, held.is_ok().then_some(&clocks), extent);
+    let shown = args.display || args.readings.is_some();
+    let extent = if shown { Extent::Few } else { Extent::Full };
+    let seconds = args.seconds.unwrap_or(if shown { DISPLAY_SECONDS } else { METER_SECONDS });
+    let time = Duration::from_secs(seconds);
+    let available = Memory::detect(&root).available_bytes.unwrap_or(u64::MAX);
+    let wanted = last_level_cache_bytes(&cpu).unwrap_or(0).saturating_mul(4).max(LEAST_BUFFER_BYTES);
+    let Some(mut bench) = Live::new(Instant::now(), wanted.min(available / 4), stop) else {
+        return Err(CommandError::new(
+            Exit::Failed,
+            "there is no memory for a buffer larger than the caches",
+        ));
+    };
     if args.dry_run {
-        return print(&announcement(&trials, held.err().as_deref(), args.seconds));
+        let (trials, _, not_held) = loads_of(&bench, extent);
+        let names: String = trials.iter().map(|trial| format!("  {}\n", trial.name)).collect();
+        return print(&format!("{}\n{names}", announcement(&trials, not_held.as_deref(), time)));
     }
-    Err(CommandError::new(Exit::Failed, "only --dry-run is there yet"))
+    let mut gauge = if shown { Gauge::Display(display(args)?) } else { meter(&root, &cpu)? };
+    let job = Job { time, extent, output: args.output.clone(), force: args.force, date: date::today() };
+    let mut unsaid = None;
+    let ended = job.run(&mut bench, &mut gauge, &mut |line| {
+        if let Err(error) = print(&format!("{line}\n")) {
+            unsaid.get_or_insert(error);
+        }
+    });
+    ended?;
+    unsaid.map_or(Ok(()), Err)
 }
 
-fn announcement(trials: &[Trial], not_held: Option<&str>, seconds: u32) -> String {
-    let total_ms = f64::from(seconds + 1) * 1e3 * trials.len() as f64;
-    let mut text = format!(
-        "{} of {} s each, about {}:\n",
-        figures::counted(trials.len(), "load"),
-        seconds,
-        figures::duration_ms(total_ms)
-    );
-    for trial in trials {
-        text += &format!("  {}\n", trial.name);
+/// The best meter that is none of the models.
+fn meter(root: &Root, cpu: &Cpu) -> Result<Gauge<'static>, CommandError> {
+    let (board, _) = Board::detect(root, cpu.arch);
+    let (meter, _) = energy::detect(root, &board.profile);
+    match meter.filter(|meter| is_real(meter.method())) {
+        Some(meter) => Ok(Gauge::Meter(meter)),
+        None => Err(CommandError::from_error(Exit::Unavailable, &GaugeError::None)),
     }
-    if let Some(why) = not_held {
-        text += &format!("clocks are left to the governor: {why}\n");
-    }
-    text
+}
+
+fn display(args: &CalibrateArgs) -> Result<Display<'static>, CommandError> {
+    let error = args.display_error / 100.0;
+    let Some(path) = &args.readings else {
+        let lines = Box::new(BufReader::new(io::stdin()));
+        return Ok(Display::new(lines, "a display".into(), error, io::stdin().is_terminal()));
+    };
+    let file = File::open(path).map_err(|error| {
+        CommandError::from_error(Exit::NoInput, &error)
+            .while_doing(format!("opening the readings '{}'", path.display()))
+    })?;
+    Ok(Display::new(Box::new(BufReader::new(file)), "readings of a display".into(), error, false))
 }

@@ -142,7 +142,8 @@ impl Board {
     }
 }
 
-const REFERENCE: Reference = Reference { relative_uncertainty: 0.025, resolution_w: 0.01 };
+const REFERENCE: Reference =
+    Reference { relative_uncertainty: 0.025, resolution_w: 0.01, scope: Scope::BoardDc };
 
 #[test]
 fn loads_never_seen_are_within_five_percent_and_their_interval() {
