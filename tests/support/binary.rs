@@ -24,16 +24,10 @@ pub fn path() -> &'static Path {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         // The whole workspace's features, and with a test among the targets those of what tests depend on, as
         // `cargo test --workspace` has them: nothing is built twice.
-        cargo.args([
-            "build",
-            "--quiet",
-            "--workspace",
-            "--bin",
-            "tern",
-            "--test",
-            test_name(&this),
-            "--target-dir",
-        ]);
+        let name = target_name(&this);
+        let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+        let kind = if benches.join(name).with_extension("rs").exists() { "--bench" } else { "--test" };
+        cargo.args(["build", "--quiet", "--workspace", "--bin", "tern", kind, name, "--target-dir"]);
         cargo.arg(profile.parent().expect("a profile lies in the target folder"));
         if profile.file_name().is_some_and(|name| name == "release") {
             cargo.arg("--release");
@@ -44,8 +38,8 @@ pub fn path() -> &'static Path {
     })
 }
 
-/// The name of a test target, from the file that cargo made of it: `NAME-HASH`.
-fn test_name(executable: &Path) -> &str {
+/// The name of a test or a benchmark, from the file that cargo made of it: `NAME-HASH`.
+fn target_name(executable: &Path) -> &str {
     let stem = executable.file_stem().and_then(|stem| stem.to_str()).expect("cargo names tests in ASCII");
     stem.rsplit_once('-').map_or(stem, |(name, _)| name)
 }
