@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cpu::Cpu;
-use crate::energy::{self, Meter, MeterFinding, Method, Scope};
+use crate::energy::{self, Found, Meter, MeterFinding, Method, Scope, Wanted};
 use crate::memory::Memory;
 use crate::profile::Board;
 use crate::root::Root;
@@ -53,9 +53,19 @@ impl Machine {
 
     /// As [`Machine::detect`], and hands over the meter that was chosen.
     pub fn with_meter(root: &Root) -> (Machine, Option<Box<dyn Meter>>) {
+        let (machine, meter, _) = Machine::with_meters(root, Wanted::default());
+        (machine, meter)
+    }
+
+    /// As [`Machine::detect`], with what the operator `wanted` of meters; hands over the meter that was chosen, and the
+    /// best of the others that measure.
+    pub fn with_meters(
+        root: &Root,
+        wanted: Wanted,
+    ) -> (Machine, Option<Box<dyn Meter>>, Option<Box<dyn Meter>>) {
         let cpu = Cpu::detect(root);
         let (board, errors) = Board::detect(root, cpu.arch);
-        let (meter, meters) = energy::detect(root, &board.profile);
+        let Found { meter, witness, findings: meters } = energy::detect_wanted(root, &board.profile, wanted);
         let summary = meter.as_deref().map(|meter| MeterSummary {
             source: meter.source().to_owned(),
             method: meter.method(),
@@ -72,6 +82,6 @@ impl Machine {
             meters,
             problems: errors.iter().map(ToString::to_string).collect(),
         };
-        (machine, meter)
+        (machine, meter, witness)
     }
 }

@@ -8,6 +8,7 @@ use core::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// No file this crate reads is larger (`/proc/stat` of a 256-core machine is about 60 KB).
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -84,6 +85,15 @@ impl Root {
             path: path.to_owned(),
             cause: ReadCause::NotNumber { found: text.chars().take(40).collect() },
         })
+    }
+
+    /// When the file at `path` was last written, by the clock on the wall.
+    ///
+    /// # Errors
+    /// [`ReadError`] when it is missing, or may not be looked at.
+    pub fn modified(&self, path: &str) -> Result<SystemTime, ReadError> {
+        let modified = std::fs::metadata(self.resolve(path)).and_then(|metadata| metadata.modified());
+        modified.map_err(|error| ReadError { path: path.to_owned(), cause: ReadCause::from_io(&error) })
     }
 
     /// Names in the folder at `path` in natural order (`cpu2` before `cpu10`); empty when there is none.

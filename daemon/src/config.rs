@@ -7,6 +7,7 @@ pub mod changes;
 pub mod digest;
 pub mod energy;
 pub mod http;
+pub mod metering;
 pub mod mqtt;
 pub mod secret;
 pub mod socket;
@@ -47,7 +48,7 @@ pub struct Config {
     pub tasks: TasksSection,
     /// How much clients may ask for.
     pub limits: Limits,
-    /// How much power and heat there may be.
+    /// The power meter, and how much power and heat there may be.
     pub energy: EnergySection,
     /// The broker, if there is one.
     pub mqtt: Option<MqttSection>,
@@ -369,6 +370,7 @@ impl Config {
             expected: "a number of joules above 0",
         })?;
         self.http.as_ref().map_or(Ok(()), HttpSection::check)?;
+        self.energy.check_meters(self.mqtt.is_some())?;
         if let Some(serial) = &self.serial {
             serial.check()?;
         }

@@ -130,6 +130,7 @@ pub fn method_in_words(method: Method) -> &'static str {
         Method::HwmonPower => "power sensor",
         Method::PmicRailsCorrected => "power rails, corrected",
         Method::CalibratedModel => "calibrated model,",
+        Method::ExternalMeter => "external meter,",
         Method::UtilisationTable => "estimated from the board table",
         Method::Unknown => "no meter",
     }

@@ -58,6 +58,8 @@ pub enum Method {
     PmicRailsCorrected,
     /// A model of this very board, calibrated against a meter.
     CalibratedModel,
+    /// A meter outside the machine: a plug at a broker, or a file that another program writes.
+    ExternalMeter,
 }
 
 /// What joules cover.

@@ -124,6 +124,28 @@ impl PowerTotal {
         self.faults
     }
 
+    /// Breaks the curve: nothing is known of what comes until the next reading. Counted as a gap.
+    pub fn interrupt(&mut self) {
+        if self.last.take().is_some() {
+            self.faults.gaps += 1;
+        }
+    }
+
+    /// Counts a reading that cannot be true; it must not be added.
+    pub fn reject(&mut self) {
+        self.faults.rejected += 1;
+    }
+
+    /// The total as it is, microjoules.
+    pub fn total_uj(&self) -> u64 {
+        self.total_uj
+    }
+
+    /// Time from the last reading that was added to `now`; `None` before the first.
+    pub fn since_last(&self, now: Duration) -> Option<Duration> {
+        self.last.map(|(then, _)| now.saturating_sub(then))
+    }
+
     /// Counts a reading that failed.
     pub fn fail(&mut self) {
         self.faults.failed += 1;

@@ -4,6 +4,8 @@ use core::error::Error;
 
 use serde::Serialize;
 
+use super::external::External;
+use super::file::{FileMeter, FileSource};
 use super::hwmon::{self, Hwmon};
 use super::meter::{Meter, MeterError, Method, Scope};
 use super::model::{ModelError, ModelMeter};
@@ -42,18 +44,59 @@ pub enum Outcome {
     Absent,
 }
 
+/// Which meter is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// The best that works.
+    #[default]
+    Auto,
+    /// None: joules stay unknown.
+    None,
+    /// The best of this method, or none.
+    Only(Method),
+}
+
+/// What the operator says about meters.
+#[derive(Default)]
+pub struct Wanted {
+    /// Which one.
+    pub choice: Choice,
+    /// One that is heard over a network.
+    pub outside: Option<External>,
+    /// One that is a file.
+    pub file: Option<FileSource>,
+}
+
+/// What came of looking for meters.
+pub struct Found {
+    /// The one to use.
+    pub meter: Option<Box<dyn Meter>>,
+    /// The best of the others that measure, to compare with.
+    pub witness: Option<Box<dyn Meter>>,
+    /// A finding for each place looked at.
+    pub findings: Vec<MeterFinding>,
+}
+
 /// Looks for meters under `root` on the board that `profile` describes.
 ///
 /// Answers the best one, if any, and a finding for each place looked at: energy counters before power sensors,
-/// power sensors before rails, rails before the board's calibrated model, that before the board table.
+/// power sensors before rails, rails before meters outside, these before the board's calibrated model, that before
+/// the board table.
 pub fn detect(root: &Root, profile: &Profile) -> (Option<Box<dyn Meter>>, Vec<MeterFinding>) {
+    let found = detect_wanted(root, profile, Wanted::default());
+    (found.meter, found.findings)
+}
+
+/// As [`detect`], with what the operator says.
+pub fn detect_wanted(root: &Root, profile: &Profile, wanted: Wanted) -> Found {
     let mut search = Search { meters: Vec::new(), findings: Vec::new() };
     search.powercap(root);
     search.hwmon(root, profile);
     search.pmic(root, profile);
+    search.external(root, wanted.outside, wanted.file);
     search.model(root, profile);
     search.table(root, profile);
-    search.choose()
+    search.choose(wanted.choice)
 }
 
 struct Search {
@@ -163,15 +206,45 @@ impl Search {
         }
     }
 
-    fn choose(mut self) -> (Option<Box<dyn Meter>>, Vec<MeterFinding>) {
+    fn external(&mut self, root: &Root, outside: Option<External>, file: Option<FileSource>) {
+        if let Some(meter) = outside {
+            let looked_at = format!("the configured {}", meter.source());
+            self.found(&looked_at, "joules are known once it speaks".into(), Box::new(meter));
+        }
+        if let Some(from) = file {
+            let looked_at = format!("the configured file {}", from.path);
+            match FileMeter::open(root, from) {
+                Ok(meter) => self.found(&looked_at, "another program writes it".into(), Box::new(meter)),
+                Err(error) => self.failed(&looked_at, &error),
+            }
+        }
+    }
+
+    fn choose(mut self, choice: Choice) -> Found {
         // Among equals the wider scope says more about what the answer cost.
         self.meters.sort_by_key(|(_, meter)| (meter.method(), width(meter.scope())));
-        let best = self.meters.into_iter().next().map(|(finding, meter)| {
+        let is_wanted = |meter: &dyn Meter| match choice {
+            Choice::Auto => true,
+            Choice::None => false,
+            Choice::Only(method) => meter.method() == method,
+        };
+        let at = self.meters.iter().position(|(_, meter)| is_wanted(&**meter));
+        let meter = at.map(|at| {
+            let (finding, meter) = self.meters.remove(at);
             self.findings[finding].outcome = Outcome::Used;
             debug_assert_ne!(meter.method(), Method::Unknown);
             meter
         });
-        (best, self.findings)
+        if let (Choice::Only(_), None) = (choice, &meter) {
+            let why = "none that works was found; joules stay unknown";
+            self.note("the meter that energy.meter names", Outcome::Absent, why.into());
+        }
+        let measures = |meter: &dyn Meter| meter.method() <= Method::ExternalMeter;
+        let witness = meter.as_deref().filter(|meter| measures(*meter)).and_then(|_| {
+            let at = self.meters.iter().position(|(_, other)| measures(&**other))?;
+            Some(self.meters.swap_remove(at).1)
+        });
+        Found { meter, witness, findings: self.findings }
     }
 }
 

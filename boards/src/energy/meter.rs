@@ -19,6 +19,8 @@ pub enum Method {
     HwmonPower,
     /// The supply rails that a power-management chip measures, corrected to the board's input.
     PmicRailsCorrected,
+    /// A meter outside the machine that somebody else reads: a plug at a broker, a file another program writes.
+    ExternalMeter,
     /// A model of this very board, calibrated against a meter, from busy time, clocks and bytes from memory.
     CalibratedModel,
     /// Published idle and load power of this board, weighted by CPU utilisation.
@@ -74,6 +76,24 @@ pub struct Faults {
     pub backwards: u64,
     /// Readings that failed.
     pub failed: u64,
+    /// Readings of more than this board can draw; they were left out.
+    pub rejected: u64,
+    /// Times the sensor went on showing one value while the load changed.
+    pub frozen: u64,
+}
+
+impl core::ops::Add for Faults {
+    type Output = Faults;
+
+    fn add(self, other: Faults) -> Faults {
+        Faults {
+            gaps: self.gaps + other.gaps,
+            backwards: self.backwards + other.backwards,
+            failed: self.failed + other.failed,
+            rejected: self.rejected + other.rejected,
+            frozen: self.frozen + other.frozen,
+        }
+    }
 }
 
 /// A source of energy readings.
@@ -113,6 +133,17 @@ pub trait Meter: Send {
     /// What went wrong so far.
     fn faults(&self) -> Faults;
 
+    /// What an operator should know of it now, one sentence each: nothing for a meter that works.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether a reading waits for a chip or a firmware that may not answer, so that it belongs in a
+    /// [`Sampler`](super::sampler::Sampler), which never waits for long.
+    fn may_block(&self) -> bool {
+        self.method().is_of_power()
+    }
+
     /// Takes a reading at time `now`. The first reading sets the zero point.
     ///
     /// # Errors
@@ -141,6 +172,31 @@ pub enum MeterError {
         found: i64,
         /// What the reading may be.
         expected: &'static str,
+    },
+    /// The sensor shows what it showed before, and that cannot be.
+    Frozen {
+        /// What was read.
+        source: String,
+        /// The value, in the sensor's own unit.
+        found: u64,
+        /// For how long, seconds.
+        seconds: u64,
+    },
+    /// A reading has not come back from the kernel.
+    Blocked {
+        /// What was read.
+        source: String,
+        /// For how long, milliseconds.
+        ms: u64,
+    },
+    /// Whoever should tell the reading has not done so in time.
+    Silent {
+        /// The topic or the file.
+        source: String,
+        /// Seconds since the last; `None` if there was none.
+        seconds: Option<u64>,
+        /// Seconds within which one was expected.
+        expected_s: u64,
     },
     /// The sampling thread stopped because the meter panicked under it.
     Stopped,
@@ -171,6 +227,30 @@ impl fmt::Display for MeterError {
             MeterError::Unreadable(_) => write!(f, "the sensor could not be read"),
             MeterError::Implausible { source, found, expected } => {
                 write!(f, "{source} reads {found}; expected {expected}")
+            }
+            MeterError::Frozen { source, found, seconds } => {
+                write!(
+                    f,
+                    "{source} has shown {found} for {seconds} s while the load changed; it is frozen: reload its driver"
+                )
+            }
+            MeterError::Blocked { source, ms } => {
+                write!(
+                    f,
+                    "{source} has not answered for {ms} ms; look for errors of its bus in the kernel's log"
+                )
+            }
+            MeterError::Silent { source, seconds: Some(seconds), expected_s } => {
+                write!(
+                    f,
+                    "{source} has said nothing for {seconds} s; at most {expected_s} s are allowed between readings"
+                )
+            }
+            MeterError::Silent { source, seconds: None, expected_s } => {
+                write!(
+                    f,
+                    "{source} has said nothing yet; a reading is expected every {expected_s} s at least"
+                )
             }
             MeterError::Stopped => write!(f, "the sampling thread stopped; restart the service"),
         }

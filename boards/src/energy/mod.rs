@@ -3,6 +3,7 @@
 //! * [`Meter`], [`Sample`], [`Method`], [`Scope`] - what a meter is and what it says of itself
 //! * [`counter`] - readings to a steady total: wraps, gaps, steps backwards
 //! * [`powercap`], [`hwmon`], [`pmic`], [`model`], [`table`] - the meters, best first; [`fake`] is a scripted one for tests
+//! * [`external`], [`file`] - meters outside the machine: a plug somebody hears, a file another program writes
 //! * [`sampler`] - reads a meter of the power kind at a steady rate in a thread
 //! * [`detect`](detect()) - which meter this machine has, and why not another
 //! * [`ledger`] - splits what the meter counted among requests; [`report`] is what each of them is told
@@ -12,7 +13,9 @@
 
 pub mod counter;
 mod detect;
+pub mod external;
 pub mod fake;
+pub mod file;
 pub mod hwmon;
 pub mod ledger;
 mod mailbox;
@@ -24,7 +27,7 @@ pub mod report;
 pub mod sampler;
 pub mod table;
 
-pub use detect::{MeterFinding, Outcome, detect};
+pub use detect::{Choice, Found, MeterFinding, Outcome, Wanted, detect, detect_wanted};
 pub use ledger::{Completed, Ledger, Phase, RequestId, Share, Totals};
 pub use meter::{Faults, Meter, MeterError, Method, Resolution, Sample, Scope};
 pub use report::{EnergyReport, Idle};

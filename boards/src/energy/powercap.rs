@@ -87,11 +87,7 @@ impl Meter for Powercap {
     }
 
     fn faults(&self) -> Faults {
-        self.packages.iter().map(|package| package.total.faults()).fold(Faults::default(), |a, b| Faults {
-            gaps: a.gaps + b.gaps,
-            backwards: a.backwards + b.backwards,
-            failed: a.failed + b.failed,
-        })
+        self.packages.iter().map(|package| package.total.faults()).fold(Faults::default(), |a, b| a + b)
     }
 
     fn sample(&mut self, now: Duration) -> Result<Sample, MeterError> {

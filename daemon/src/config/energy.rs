@@ -1,13 +1,46 @@
-//! `[energy]`: how much power and heat there may be.
+//! `[energy]`: which power meter is used, and how much power and heat there may be.
+
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::metering::{MOST_WATTS, MeterName, PlugSection, UNCERTAINTY, Unit};
+
 /// `[energy]`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EnergySection {
+    /// The meter to use.
+    pub meter: MeterName,
+    /// A file that another program writes.
+    pub file: Option<PathBuf>,
+    /// What that file holds.
+    pub file_unit: Unit,
+    /// Seconds after which the file counts as forgotten.
+    pub file_stale_s: u32,
+    /// A plug at the broker of `[mqtt]`.
+    pub mqtt: Option<PlugSection>,
+    /// Half-width of the 95 % interval of the file or the plug, as a fraction.
+    pub relative_uncertainty: f64,
+    /// No reading of the file or the plug above this is believed, watts.
+    pub most_watts: f64,
     /// What becomes of requests with `max_joules` where there is no meter.
     pub unmetered: Unmetered,
+}
+
+impl Default for EnergySection {
+    fn default() -> Self {
+        EnergySection {
+            meter: MeterName::Auto,
+            file: None,
+            file_unit: Unit::Watts,
+            file_stale_s: 10,
+            mqtt: None,
+            relative_uncertainty: UNCERTAINTY,
+            most_watts: MOST_WATTS,
+            unmetered: Unmetered::default(),
+        }
+    }
 }
 
 /// `unmetered`.

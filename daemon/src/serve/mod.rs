@@ -12,6 +12,7 @@ pub mod counters;
 pub mod form;
 mod live;
 pub mod long;
+pub mod meters;
 pub mod queue;
 pub mod report;
 pub mod requester;
@@ -32,9 +33,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tern_boards::energy::sampler::{PERIOD, Sampler};
+use tern_boards::Root;
 use tern_boards::energy::{Ledger, Meter};
-use tern_boards::{Machine, Root};
 use tern_protocol::answer::{Answer, Reason};
 
 use crate::config::{Config, Limits};
@@ -46,12 +46,14 @@ use crate::tasks::{CurrentTasks, TaskFileError, TaskSet};
 use crate::transport::Transport;
 use crate::transport::http::{HttpError, HttpTransport};
 use crate::transport::mqtt::client::Rumqtt;
+use crate::transport::mqtt::plug::PlugListener;
 use crate::transport::mqtt::{MqttError, MqttTransport};
 use crate::transport::serial::{SerialError, SerialTransport};
 use crate::transport::unix::UnixTransport;
 use crate::transport::unix::claim::{Claim, SocketError};
 use crate::wire::{self, Failure};
 use long::{LongTexts, Surroundings};
+use meters::Meters;
 use queue::Queue;
 use service::Service;
 use spending::Budgets;
@@ -178,11 +180,13 @@ impl Server {
     /// # Errors
     /// If the tasks, the socket or the model cannot be used.
     pub fn start(config: &Config, model: &ModelChoice) -> Result<ServerHandle, ServeError> {
-        let (machine, meter) = Machine::with_meter(&Root::new("/"));
+        let Meters { machine, meter, listener } = meters::find(&Root::new("/"), config)?;
         for problem in &machine.problems {
             log::warn!("{problem}");
         }
-        Server::start_metered(config, model, meter)
+        let mut handle = Server::start_metered(config, model, meter)?;
+        handle.plug = listener;
+        Ok(handle)
     }
 
     /// As [`Server::start`], with this meter or none.
@@ -204,8 +208,10 @@ impl Server {
         let queue = Arc::new(Queue::new(config.limits.queue, config.limits.client_queue));
         let origin = Instant::now();
         let budgets = Budgets::of(meter.is_some(), config.energy.unmetered);
-        let meter =
-            meter.map(|meter| steadily_read(meter, origin)).transpose().map_err(ServeError::Thread)?;
+        let meter = meter
+            .map(|meter| meters::steadily_read(meter, origin))
+            .transpose()
+            .map_err(ServeError::Thread)?;
         let (engine, ready) =
             start_engine(config.model_choice(model), meter, &queue, config.limits.long_texts, origin)?;
         let Ready { opened, form, slots } = ready;
@@ -238,6 +244,7 @@ impl Server {
             service: Arc::clone(&service),
             engine: Some(engine.thread),
             transports: Vec::new(),
+            plug: None,
         };
         handle.transports.push(Box::new(started?));
         if let Some(http) = http {
@@ -256,14 +263,6 @@ impl Server {
         log::info!("ready on {}", handle.socket.display());
         Ok(handle)
     }
-}
-
-/// A sensor of power must be read at a steady rate; a counter need not.
-fn steadily_read(meter: Box<dyn Meter>, origin: Instant) -> io::Result<Box<dyn Meter>> {
-    if !meter.method().is_of_power() {
-        return Ok(meter);
-    }
-    Ok(Box::new(Sampler::spawn(meter, PERIOD, origin)?))
 }
 
 /// The engine's thread, which waits to be told where to count.
@@ -334,6 +333,8 @@ pub struct ServerHandle {
     service: Arc<Service>,
     engine: Option<JoinHandle<()>>,
     transports: Vec<Box<dyn Transport>>,
+    /// Hears the power meter while the daemon runs.
+    plug: Option<PlugListener>,
 }
 
 impl ServerHandle {

@@ -67,6 +67,7 @@ pub fn method(method: boards::Method) -> wire::Method {
         boards::Method::EnergyCounter => wire::Method::EnergyCounter,
         boards::Method::HwmonPower => wire::Method::HwmonPower,
         boards::Method::PmicRailsCorrected => wire::Method::PmicRailsCorrected,
+        boards::Method::ExternalMeter => wire::Method::ExternalMeter,
         boards::Method::CalibratedModel => wire::Method::CalibratedModel,
         boards::Method::UtilisationTable => wire::Method::UtilisationTable,
         // One that the wire has no name for yet.

@@ -330,6 +330,7 @@ mod tests {
             oversize: None,
             ticket: Some(1),
             again: false,
+            retained: false,
             response_topic: None,
             correlation: None,
             content_type: None,

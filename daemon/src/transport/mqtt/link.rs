@@ -22,6 +22,8 @@ pub struct Message {
     pub ticket: Option<u16>,
     /// The broker has sent it before on this session.
     pub again: bool,
+    /// The broker had kept it for us: it may be of any age.
+    pub retained: bool,
     /// Where an answer is wanted.
     pub response_topic: Option<String>,
     /// What an answer must carry.
@@ -177,7 +179,9 @@ pub struct LinkOptions {
     /// Certificates of the authorities, and our own with its key; all in PEM.
     pub tls: Option<TlsPem>,
     /// What the broker says for us when we are gone.
-    pub will: Publication,
+    pub will: Option<Publication>,
+    /// Whether the broker is to keep our session, and what comes meanwhile.
+    pub keep_session: bool,
     /// Time between signs of life.
     pub keep_alive: Duration,
     /// Seconds for which the broker keeps our session.

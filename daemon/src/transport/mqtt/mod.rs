@@ -11,6 +11,7 @@
 //! | [`bridge`], [`inbox`] | the thread that does the work, and what it is told |
 //! | [`requester`] | the broker as the engine sees it |
 //! | [`reply`], [`presence`] | what is said |
+//! | [`plug`] | a smart plug that is heard as a power meter, on a connection of its own |
 //! | [`reconnect`], [`version`] | when to connect again, and in which version |
 //!
 //! # The way of a request
@@ -58,6 +59,7 @@ pub mod journal;
 pub mod link;
 pub mod outbox;
 pub mod payload;
+pub mod plug;
 pub mod presence;
 pub mod reconnect;
 pub mod reply;
@@ -166,7 +168,7 @@ impl MqttTransport {
         let topics = Topics::of(section, watches, digests);
         let presence = Presence::new(topics.clone(), section.discovery.clone());
         // Now, so that a missing file is told at the start; later ones may have changed.
-        let now = options(section, presence.will(), section.protocol).map_err(MqttError::Secret)?;
+        let now = options(section, Some(presence.will()), section.protocol).map_err(MqttError::Secret)?;
         dial.check(&now).map_err(MqttError::Secret)?;
         let theirs = section.clone();
         let inbox = Arc::new(Inbox::default());
@@ -174,7 +176,7 @@ impl MqttTransport {
         let ms = |ms: u32| Duration::from_millis(u64::from(ms));
         let bridge = Bridge::new(Parts {
             dial,
-            options: OptionsSource(Box::new(move |will, protocol| options(&theirs, will, protocol))),
+            options: OptionsSource(Box::new(move |will, protocol| options(&theirs, Some(will), protocol))),
             service,
             inbox: Arc::clone(&inbox),
             outbox,
@@ -213,7 +215,11 @@ impl Transport for MqttTransport {
 }
 
 /// How to connect, with the contents of all files.
-fn options(section: &MqttSection, will: Publication, protocol: Protocol) -> Result<LinkOptions, String> {
+fn options(
+    section: &MqttSection,
+    will: Option<Publication>,
+    protocol: Protocol,
+) -> Result<LinkOptions, String> {
     let login = match (&section.user, &section.password) {
         (Some(user), Some(password)) => Some((user.clone(), password.read_line("the broker's password")?)),
         (Some(user), None) => Some((user.clone(), String::new())),
@@ -238,6 +244,7 @@ fn options(section: &MqttSection, will: Publication, protocol: Protocol) -> Resu
         client_id: section.client_id(),
         login,
         tls,
+        keep_session: will.is_some(),
         will,
         keep_alive: Duration::from_secs(u64::from(section.keep_alive_s)),
         session_expiry_s: section.session_expiry_s,

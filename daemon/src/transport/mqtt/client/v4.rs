@@ -37,15 +37,17 @@ fn settings(options: &LinkOptions) -> Result<MqttOptions, String> {
     if let Some(transport) = transport(options)? {
         settings.set_transport(transport);
     }
-    let will = &options.will;
     settings
         .set_keep_alive(options.keep_alive)
-        .set_clean_session(false)
+        .set_clean_session(!options.keep_session)
         // What we send is measured by the bridge.
         .set_max_packet_size(READ_BYTES.max(options.packet_bytes as usize), usize::MAX)
         .set_manual_acks(true)
-        .set_inflight(options.window)
-        .set_last_will(LastWill::new(&will.topic, will.payload.clone(), QoS::AtLeastOnce, will.retain));
+        .set_inflight(options.window);
+    if let Some(will) = &options.will {
+        let will = LastWill::new(&will.topic, will.payload.clone(), QoS::AtLeastOnce, will.retain);
+        settings.set_last_will(will);
+    }
     if let Some((user, password)) = &options.login {
         settings.set_credentials(user, password);
     }
@@ -149,7 +151,7 @@ impl Driver {
     }
 
     fn message(&self, publish: Publish) -> Message {
-        let Publish { dup, qos, topic, pkid, payload, .. } = publish;
+        let Publish { dup, qos, retain, topic, pkid, payload } = publish;
         let oversize = Some(payload.len()).filter(|bytes| *bytes > self.most);
         Message {
             topic,
@@ -157,6 +159,7 @@ impl Driver {
             oversize,
             ticket: (qos != QoS::AtMostOnce).then_some(pkid),
             again: dup,
+            retained: retain,
             response_topic: None,
             correlation: None,
             content_type: None,

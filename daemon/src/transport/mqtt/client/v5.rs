@@ -35,30 +35,36 @@ pub fn settings(options: &LinkOptions) -> Result<MqttOptions, String> {
     if let Some(transport) = transport(options)? {
         settings.set_transport(transport);
     }
-    let will = &options.will;
-    let properties = LastWillProperties {
-        delay_interval: None,
-        payload_format_indicator: Some(1),
-        message_expiry_interval: None,
-        content_type: will.content_type.map(str::to_owned),
-        response_topic: None,
-        correlation_data: None,
-        user_properties: Vec::new(),
-    };
-    let will =
-        LastWill::new(&will.topic, will.payload.clone(), QoS::AtLeastOnce, will.retain, Some(properties));
     settings
         .set_keep_alive(options.keep_alive)
-        .set_clean_start(false)
+        .set_clean_start(!options.keep_session)
         .set_connection_timeout(CONNECT_S)
-        .set_session_expiry_interval(Some(options.session_expiry_s))
+        .set_session_expiry_interval(Some(if options.keep_session { options.session_expiry_s } else { 0 }))
         .set_receive_maximum(Some(options.receive_maximum))
         // Tells the broker, and is checked on what comes all the same.
         .set_max_packet_size(Some(options.packet_bytes))
         .set_manual_acks(true)
         // The library keeps a slot for every publication that may be under way: 14 MiB if it is not told.
-        .set_outgoing_inflight_upper_limit(options.window)
-        .set_last_will(will);
+        .set_outgoing_inflight_upper_limit(options.window);
+    if let Some(will) = &options.will {
+        let properties = LastWillProperties {
+            delay_interval: None,
+            payload_format_indicator: Some(1),
+            message_expiry_interval: None,
+            content_type: will.content_type.map(str::to_owned),
+            response_topic: None,
+            correlation_data: None,
+            user_properties: Vec::new(),
+        };
+        let (topic, payload) = (&will.topic, will.payload.clone());
+        settings.set_last_will(LastWill::new(
+            topic,
+            payload,
+            QoS::AtLeastOnce,
+            will.retain,
+            Some(properties),
+        ));
+    }
     if let Some((user, password)) = &options.login {
         settings.set_credentials(user, password);
     }
@@ -189,7 +195,7 @@ fn limits(answer: &ConnAck) -> BrokerLimits {
 }
 
 fn message(publish: Publish) -> Message {
-    let Publish { dup, qos, topic, pkid, payload, properties, .. } = publish;
+    let Publish { dup, qos, retain, topic, pkid, payload, properties } = publish;
     let properties = properties.unwrap_or_default();
     Message {
         topic: String::from_utf8_lossy(&topic).into_owned(),
@@ -197,6 +203,7 @@ fn message(publish: Publish) -> Message {
         oversize: None,
         ticket: (qos != QoS::AtMostOnce).then_some(pkid),
         again: dup,
+        retained: retain,
         response_topic: properties.response_topic,
         correlation: properties.correlation_data.map(Into::into),
         content_type: properties.content_type,

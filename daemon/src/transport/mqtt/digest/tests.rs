@@ -16,6 +16,7 @@ fn message(topic: &str, text: &str) -> Message {
         oversize: None,
         ticket: Some(text.len() as u16),
         again: false,
+        retained: false,
         response_topic: None,
         correlation: None,
         content_type: None,

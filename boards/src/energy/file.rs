@@ -1,0 +1,280 @@
+//! A file that another program writes: the watts of now, or the joules so far.
+//!
+//! The file says nothing of when it was written, but the system does. A file that has not been written again for
+//! longer than is allowed is an error, whatever it holds: its program may be gone. Over such a time no power is assumed.
+
+use core::time::Duration;
+use std::time::SystemTime;
+
+use super::counter::{CounterTotal, PowerTotal};
+use super::meter::{Faults, Meter, MeterError, Method, Resolution, Sample, Scope};
+use crate::root::{ReadCause, ReadError, Root};
+
+/// How an operator lets the daemon read it.
+pub const GRANT: &str = "let the program that writes it make it readable for the service's user";
+
+/// What the file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Power now.
+    Watts,
+    /// Energy since some time.
+    Joules,
+}
+
+/// Where a file is and what it means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileSource {
+    /// Its path under the root.
+    pub path: String,
+    /// What it holds.
+    pub unit: Unit,
+    /// The longest time between two writes.
+    pub stale: Duration,
+    /// Half-width of the 95 % interval, as a fraction.
+    pub relative_uncertainty: f64,
+    /// No power above this can be true, watts.
+    pub most_watts: f64,
+}
+
+/// A file as a meter.
+#[derive(Debug)]
+pub struct FileMeter {
+    root: Root,
+    from: FileSource,
+    source: String,
+    total: Total,
+    /// When the file says that it was written, and when that was first seen.
+    written: Option<(SystemTime, Duration)>,
+    stale: bool,
+}
+
+#[derive(Debug)]
+enum Total {
+    Power(PowerTotal),
+    Counter(CounterTotal),
+}
+
+impl FileMeter {
+    /// A meter on `from`; reads it once to see that it holds a number.
+    ///
+    /// # Errors
+    /// [`MeterError`] when it is missing, may not be read, or holds something else. A file that was not written for a
+    /// while is none: its program may start after this one.
+    pub fn open(root: &Root, from: FileSource) -> Result<FileMeter, MeterError> {
+        let source = format!("file {}", from.path);
+        let total = match from.unit {
+            Unit::Watts => Total::Power(PowerTotal::default()),
+            Unit::Joules => Total::Counter(CounterTotal::new(None)),
+        };
+        let meter = FileMeter { root: root.clone(), from, source, total, written: None, stale: false };
+        meter.read()?;
+        Ok(meter)
+    }
+
+    fn read(&self) -> Result<f64, MeterError> {
+        let path = &self.from.path;
+        let text = self.root.read(path).map_err(|error| MeterError::from_read(error, GRANT))?;
+        let found = || text.chars().take(40).collect();
+        let value: f64 = text.trim().parse().map_err(|_| {
+            MeterError::Unreadable(ReadError {
+                path: path.clone(),
+                cause: ReadCause::NotNumber { found: found() },
+            })
+        })?;
+        // In a counter's microjoules it must fit 64 bits.
+        if !(0.0..=1e13).contains(&value) {
+            return Err(MeterError::Implausible {
+                source: self.source.clone(),
+                found: value as i64,
+                expected: "a number of watts or joules, zero or more",
+            });
+        }
+        Ok(value)
+    }
+
+    /// For how long the file has been as it is.
+    fn age(&mut self, now: Duration) -> Result<Duration, MeterError> {
+        let written = self.root.modified(&self.from.path).map_err(|e| MeterError::from_read(e, GRANT))?;
+        match self.written {
+            Some((known, since)) if known == written => Ok(now.saturating_sub(since)),
+            Some(_) => {
+                self.written = Some((written, now));
+                Ok(Duration::ZERO)
+            }
+            None => {
+                // The first time only the clock on the wall can tell.
+                let age = SystemTime::now().duration_since(written).unwrap_or_default();
+                self.written = Some((written, now.saturating_sub(age)));
+                Ok(age)
+            }
+        }
+    }
+
+    fn take(&mut self, now: Duration) -> Result<u64, MeterError> {
+        let age = self.age(now)?;
+        if age > self.from.stale {
+            if let (Total::Power(total), false) = (&mut self.total, self.stale) {
+                total.interrupt();
+            }
+            self.stale = true;
+            return Err(MeterError::Silent {
+                source: self.source.clone(),
+                seconds: Some(age.as_secs()),
+                expected_s: self.from.stale.as_secs(),
+            });
+        }
+        self.stale = false;
+        let value = self.read()?;
+        match &mut self.total {
+            Total::Counter(total) => Ok(total.add(now, (value * 1e6) as u64)),
+            Total::Power(total) if value > self.from.most_watts => {
+                total.reject();
+                Err(MeterError::Implausible {
+                    source: self.source.clone(),
+                    found: value as i64,
+                    expected: "no more watts than this board can draw",
+                })
+            }
+            Total::Power(total) => Ok(total.add(now, (value * 1e6) as u64)),
+        }
+    }
+}
+
+impl Meter for FileMeter {
+    fn source(&self) -> &str {
+        &self.source
+    }
+
+    fn method(&self) -> Method {
+        Method::ExternalMeter
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Wall
+    }
+
+    fn relative_uncertainty(&self) -> f64 {
+        self.from.relative_uncertainty
+    }
+
+    fn resolution(&self) -> Resolution {
+        // Nothing says how fine the other program's figures are: a tenth of a watt, or a joule.
+        match self.total {
+            Total::Power(_) => Resolution { period: Duration::from_secs(1), quantum_uj: 100_000 },
+            Total::Counter(_) => Resolution { period: Duration::from_secs(1), quantum_uj: 1_000_000 },
+        }
+    }
+
+    fn faults(&self) -> Faults {
+        match &self.total {
+            Total::Power(total) => total.faults(),
+            Total::Counter(total) => total.faults(),
+        }
+    }
+
+    fn may_block(&self) -> bool {
+        // A pipe without a writer, or a network's file system.
+        true
+    }
+
+    fn sample(&mut self, now: Duration) -> Result<Sample, MeterError> {
+        let taken = self.take(now);
+        let readings = match &mut self.total {
+            Total::Power(total) => {
+                if taken.is_err() {
+                    total.fail();
+                }
+                total.readings()
+            }
+            Total::Counter(total) => {
+                if taken.is_err() {
+                    total.fail();
+                }
+                total.readings()
+            }
+        };
+        taken.map(|energy_uj| Sample { at: now, energy_uj, readings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter(dir: &tempfile::TempDir, unit: Unit) -> Result<FileMeter, MeterError> {
+        let from = FileSource {
+            path: "/run/power".into(),
+            unit,
+            stale: Duration::from_secs(5),
+            relative_uncertainty: 0.05,
+            most_watts: 60.0,
+        };
+        FileMeter::open(&Root::new(dir.path()), from)
+    }
+
+    fn written(text: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("run")).unwrap();
+        write(&dir, text, 0);
+        dir
+    }
+
+    /// Writes the file so that it looks `later` seconds younger than the last.
+    fn write(dir: &tempfile::TempDir, text: &str, later: u64) {
+        let path = dir.path().join("run/power");
+        std::fs::write(&path, text).unwrap();
+        let at = SystemTime::now() + Duration::from_secs(later);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+    }
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn watts_are_integrated_while_the_file_is_fresh() {
+        let dir = written("4.0\n");
+        let mut meter = meter(&dir, Unit::Watts).unwrap();
+        assert_eq!((meter.method(), meter.source()), (Method::ExternalMeter, "file /run/power"));
+        meter.sample(s(10)).unwrap();
+        assert_eq!(meter.sample(s(11)).unwrap().energy_uj, 4_000_000);
+        // Its program stopped: no joules for that time, and none for the time until it is back.
+        let error = meter.sample(s(20)).unwrap_err().to_string();
+        assert!(error.contains("/run/power has said nothing for 10 s"), "{error}");
+        assert!(meter.sample(s(30)).is_err());
+        write(&dir, "6.0\n", 1);
+        assert_eq!(meter.sample(s(40)).unwrap().energy_uj, 4_000_000);
+        write(&dir, "6.0\n", 2);
+        assert_eq!(meter.sample(s(41)).unwrap().energy_uj, 10_000_000);
+        assert_eq!((meter.faults().gaps, meter.faults().failed), (1, 2));
+    }
+
+    #[test]
+    fn joules_are_a_counter_and_go_on_after_a_pause() {
+        let dir = written("100.5\n");
+        let mut meter = meter(&dir, Unit::Joules).unwrap();
+        meter.sample(s(0)).unwrap();
+        assert!(meter.sample(s(6)).is_err());
+        write(&dir, "130.5\n", 1);
+        assert_eq!(meter.sample(s(10)).unwrap().energy_uj, 30_000_000);
+        write(&dir, "2.0\n", 2);
+        assert_eq!(meter.sample(s(11)).unwrap().energy_uj, 30_000_000);
+        assert_eq!(meter.faults().backwards, 1);
+    }
+
+    #[test]
+    fn what_is_no_number_of_watts_is_said_with_what_was_there() {
+        for (text, words) in [("warm", "warm"), ("", "number"), ("-3", "-3"), ("inf", "zero or more")] {
+            let error = meter(&written(text), Unit::Watts).unwrap_err();
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            assert!(format!("{error}: {cause}").contains(words), "{text:?}: {error}: {cause}");
+        }
+        let dir = written("4000");
+        let mut meter = meter(&dir, Unit::Watts).unwrap();
+        assert!(meter.sample(s(1)).is_err());
+        assert_eq!((meter.faults().rejected, meter.faults().failed), (1, 1));
+        let empty = tempfile::tempdir().unwrap();
+        assert!(matches!(super::tests::meter(&empty, Unit::Watts), Err(MeterError::Unreadable(_))));
+    }
+}
