@@ -23,6 +23,9 @@ const RESOLVED_STEPS: f64 = 10.0;
 /// Plugs show tenths of a watt.
 const POWER_STEP_W: f64 = 0.1;
 
+/// Plugs measure about once a second however fast their messages follow each other.
+const LEAST_PERIOD: Duration = Duration::from_secs(1);
+
 /// What is known of a meter before it says anything.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outside {
@@ -257,7 +260,7 @@ impl Book {
 
     fn resolution(&self) -> Resolution {
         // Until two messages came, the worst that is allowed.
-        let period = self.interval.unwrap_or(self.silence);
+        let period = self.interval.unwrap_or(self.silence).max(LEAST_PERIOD);
         let quantum = match (self.last_watts, self.step) {
             (None, Some(step)) => step,
             _ => POWER_STEP_W * period.as_secs_f64(),
