@@ -35,6 +35,7 @@ pub mod profile;
 pub mod root;
 pub mod select;
 pub mod thermal;
+pub mod unknown_key;
 
 pub use cpu::Cpu;
 pub use knobs::Knobs;

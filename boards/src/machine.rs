@@ -72,12 +72,13 @@ impl Machine {
             scope: meter.scope(),
             relative_uncertainty: meter.relative_uncertainty(),
         });
+        let thermal = Thermal::detect(root).on(&board.profile);
         let machine = Machine {
             cpu,
             memory: Memory::detect(root),
             board,
             kernels: kernel_sets().map(|set| set.name).collect(),
-            thermal: Thermal::detect(root),
+            thermal,
             meter: summary,
             meters,
             problems: errors.iter().map(ToString::to_string).collect(),

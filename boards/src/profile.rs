@@ -5,6 +5,7 @@
 //! architecture, which holds no power figure: an unknown board has unknown energy, not zero.
 
 use core::fmt;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::cpu;
 use crate::energy::Scope;
 use crate::energy::model::Calibration;
 use crate::root::Root;
+use crate::unknown_key;
 
 /// Folder under the root whose `*.toml` files add to or replace the compiled-in profiles.
 pub const OVERRIDE_FOLDER: &str = "/etc/tern/boards.d";
@@ -77,6 +79,12 @@ pub struct Profile {
     /// A power model that `tern energy calibrate` made on the very board; never compiled in.
     #[serde(default)]
     pub calibration: Option<Calibration>,
+    /// Where its warmth is shown and when it slows down.
+    #[serde(default)]
+    pub thermal: Option<ProfileThermal>,
+    /// What nobody published, or what the board has not: the field's name, and why it is left out.
+    #[serde(default)]
+    pub missing: BTreeMap<String, String>,
     /// What to use on this board unless told otherwise.
     #[serde(default)]
     pub recommended: Recommended,
@@ -161,6 +169,21 @@ impl Power {
     }
 }
 
+/// How a board shows its warmth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileThermal {
+    /// Names (`type`) of the zones that hold the processor, the most telling first; of several kernels' names for one
+    /// zone those that are not there are passed over.
+    pub zones: Vec<String>,
+    /// Degrees Celsius at which the processor begins to be slowed down; absent where it is only ever switched off.
+    #[serde(default)]
+    pub throttle_c: Option<Figure>,
+    /// Degrees Celsius at which it is switched off.
+    #[serde(default)]
+    pub critical_c: Option<Figure>,
+}
+
 /// A number with its origin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -212,12 +235,20 @@ impl Profile {
         let profile: Profile = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
-            fail(format!("line {line}: {}", error.message()))
+            fail(format!("line {line}: {}", unknown_key::explain(text, &error)))
         })?;
         match profile.problem() {
             Some(problem) => Err(fail(problem)),
             None => Ok(profile),
         }
+    }
+
+    /// No reading of the whole board above this can be true, watts: five times its load leaves room for whatever hangs on
+    /// it. A board without figures may draw what a server does.
+    pub fn most_watts(&self) -> f64 {
+        const LEAST_W: f64 = 15.0;
+        const UNKNOWN_W: f64 = 2_000.0;
+        self.power.as_ref().map_or(UNKNOWN_W, |power| (power.load_w.value * 5.0).max(LEAST_W))
     }
 
     /// The first thing wrong with the values, if any.
@@ -251,6 +282,10 @@ impl Profile {
         let read = self.memory.as_ref().and_then(|memory| memory.read_mb_per_s.as_ref());
         if let Some(figure) = read.filter(|figure| !(figure.value > 0.0 && figure.value.is_finite())) {
             return Some(format!("read_mb_per_s is {}; it must be above zero", figure.value));
+        }
+        let degrees = self.thermal.iter().flat_map(|t| [&t.throttle_c, &t.critical_c]).flatten();
+        if let Some(figure) = degrees.clone().find(|figure| !(30.0..=150.0).contains(&figure.value)) {
+            return Some(format!("thermal: {} degrees Celsius; give 30 to 150", figure.value));
         }
         if self.recommended.threads == Some(0) {
             return Some("recommended threads must be at least 1".into());
@@ -364,6 +399,8 @@ fn generic(profiles: &[Profile], arch: &str) -> Profile {
         power: None,
         sensors: Vec::new(),
         calibration: None,
+        thermal: None,
+        missing: BTreeMap::new(),
         recommended: Recommended::default(),
     })
 }
@@ -435,7 +472,14 @@ mod tests {
         assert!(Profile::parse("x.toml", base).is_ok());
         let message =
             |extra: &str| Profile::parse("x.toml", &format!("{base}{extra}")).expect_err(extra).to_string();
-        assert!(message("wats = 3\n").contains("line 4: unknown field `wats`"), "{}", message("wats = 3\n"));
+        assert!(
+            message("wats = 3\n").contains("line 4: wats: unknown key; there are name"),
+            "{}",
+            message("wats = 3\n")
+        );
+        assert!(message("titel = 3\n").contains("did you mean title?"), "{}", message("titel = 3\n"));
+        let slip = message("[power]\nscope = \"wall\"\nidel_w = 3\n");
+        assert!(slip.contains("line 6: power.idel_w: unknown key; did you mean idle_w?"), "{slip}");
         assert!(message("features = [\"warp\"]\n").contains("warp"));
         assert!(message("[recommended]\nthreads = 0\n").contains("at least 1"));
         assert!(message("[[cluster]]\ncore = \"c\"\ncount = 0\nmax_mhz = 1\n").contains("count"));

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::profile::Profile;
 use crate::root::Root;
 
 /// Temperatures and throttling.
@@ -12,8 +13,10 @@ use crate::root::Root;
 pub struct Thermal {
     /// Every thermal zone that can be read.
     pub zones: Vec<Zone>,
-    /// The warmest of them.
+    /// The warmest of them; on a board whose profile names the processor's zones, the warmest of those.
     pub hottest_celsius: Option<f64>,
+    /// When the board slows down, by its profile.
+    pub throttle_celsius: Option<f64>,
     /// Whether anything slows the CPU now; `None` where no source can say.
     pub throttled: Option<bool>,
     /// What slows it, or slowed it since boot, in words.
@@ -39,11 +42,23 @@ impl Thermal {
     pub fn detect(root: &Root) -> Thermal {
         let zones = zones(root);
         let hottest_celsius = zones.iter().map(|zone| zone.celsius).reduce(f64::max);
-        let mut thermal = Thermal { zones, hottest_celsius, throttled: None, notes: Vec::new() };
+        let mut thermal = Thermal { zones, hottest_celsius, ..Thermal::default() };
         thermal.ask_cooling_devices(root);
         thermal.ask_firmware(root);
         thermal.ask_voltage_alarm(root);
         thermal
+    }
+
+    /// The same with what is known of the board: which zones are the processor's, and when it slows down.
+    #[must_use]
+    pub fn on(mut self, profile: &Profile) -> Thermal {
+        let Some(known) = &profile.thermal else { return self };
+        let theirs = self.zones.iter().filter(|zone| known.zones.contains(&zone.name));
+        if let Some(hottest) = theirs.map(|zone| zone.celsius).reduce(f64::max) {
+            self.hottest_celsius = Some(hottest);
+        }
+        self.throttle_celsius = known.throttle_c.as_ref().map(|figure| figure.value);
+        self
     }
 
     fn say(&mut self, throttled: bool) {
@@ -132,6 +147,25 @@ mod tests {
     fn a_machine_that_shows_nothing_is_not_called_cool() {
         let (_dir, root) = tree(&[]);
         assert_eq!(Thermal::detect(&root), Thermal::default());
+    }
+
+    #[test]
+    fn a_profile_says_which_zones_count_and_when_the_board_slows_down() {
+        let files = [
+            ("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n"),
+            ("sys/class/thermal/thermal_zone0/temp", "51000\n"),
+            ("sys/class/thermal/thermal_zone1/type", "nvme-thermal\n"),
+            ("sys/class/thermal/thermal_zone1/temp", "70000\n"),
+        ];
+        let (_dir, root) = tree(&files);
+        let bare = Thermal::detect(&root);
+        assert_eq!((bare.hottest_celsius, bare.throttle_celsius), (Some(70.0), None));
+        let profile = |name: &str| crate::profile::built_in().find(|profile| profile.name == name).unwrap();
+        let on = bare.clone().on(&profile("raspberry-pi-5"));
+        assert_eq!((on.hottest_celsius, on.throttle_celsius), (Some(51.0), Some(80.0)));
+        // A board of which nothing is known is as it was, and one whose zones have other names keeps the warmest.
+        assert_eq!(bare.clone().on(&profile("generic-aarch64")), bare);
+        assert_eq!(bare.on(&profile("rock-5b")).hottest_celsius, Some(70.0));
     }
 
     #[test]

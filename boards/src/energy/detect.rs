@@ -11,8 +11,9 @@ use super::meter::{Meter, MeterError, Method, Scope};
 use super::model::{ModelError, ModelMeter};
 use super::pmic::{self, Pmic};
 use super::powercap::Powercap;
+use super::sampler::within;
 use super::table::UtilisationTable;
-use crate::profile::Profile;
+use crate::profile::{OVERRIDE_FOLDER, Profile};
 use crate::root::Root;
 
 /// One place that was looked at for a meter.
@@ -159,8 +160,15 @@ impl Search {
                     continue;
                 }
             };
-            match Hwmon::open(root, channel, scope) {
-                Ok(meter) => self.found(&looked_at, why, Box::new(meter)),
+            let (theirs, ours, most_watts) = (root.clone(), profile.clone(), profile.most_watts());
+            let opened = within(&looked_at, move || {
+                let meter = Hwmon::open(&theirs, channel, scope, most_watts)?;
+                let implausible = meter.implausible_on(&ours);
+                Ok((meter, implausible))
+            });
+            match opened {
+                Ok((meter, None)) => self.found(&looked_at, why, Box::new(meter)),
+                Ok((_, Some(implausible))) => self.note(&looked_at, Outcome::Failed, implausible),
                 Err(error) => self.failed(&looked_at, &error),
             }
         }
@@ -172,7 +180,8 @@ impl Search {
             return;
         }
         let looked_at = "PMIC rails through /dev/vcio";
-        match Pmic::open(root) {
+        let theirs = root.clone();
+        match within(looked_at, move || Pmic::open(&theirs)) {
             Ok(meter) => self.found(looked_at, meter.source().to_owned(), Box::new(meter)),
             Err(error) => self.failed(looked_at, &error),
         }
@@ -199,7 +208,11 @@ impl Search {
         match UtilisationTable::detect(root, profile) {
             Ok(Some(meter)) => self.found(looked_at, meter.source().to_owned(), Box::new(meter)),
             Ok(None) => {
-                let why = format!("the profile {} holds no power figures; joules stay unknown", profile.name);
+                let why = format!(
+                    "the profile {} holds no power figures, and another board's are not borrowed; joules stay unknown: fit a \
+                     sensor, configure a plug ([energy] in docs/config.md), or describe the board in {OVERRIDE_FOLDER}",
+                    profile.name
+                );
                 self.note(looked_at, Outcome::Absent, why);
             }
             Err(error) => self.failed(looked_at, &error),
@@ -213,7 +226,8 @@ impl Search {
         }
         if let Some(from) = file {
             let looked_at = format!("the configured file {}", from.path);
-            match FileMeter::open(root, from) {
+            let theirs = root.clone();
+            match within(&looked_at, move || FileMeter::open(&theirs, from)) {
                 Ok(meter) => self.found(&looked_at, "another program writes it".into(), Box::new(meter)),
                 Err(error) => self.failed(&looked_at, &error),
             }

@@ -90,7 +90,9 @@ impl Frozen {
         }
         match self.is_frozen {
             false => Ok(()),
-            true => Err(MeterError::Frozen { source: source.to_owned(), found: value, seconds: time.as_secs() }),
+            true => {
+                Err(MeterError::Frozen { source: source.to_owned(), found: value, seconds: time.as_secs() })
+            }
         }
     }
 

@@ -10,9 +10,10 @@
 
 use core::time::Duration;
 
-use super::counter::{CounterTotal, PowerTotal};
+use super::counter::{CounterTotal, POWER_GAP, PowerTotal};
+use super::frozen::{Frozen, StoppedCounter};
 use super::meter::{Faults, Meter, MeterError, Method, Resolution, Sample, Scope};
-use crate::profile::Sensor;
+use crate::profile::{Profile, Sensor};
 use crate::root::{ReadCause, Root};
 
 const FOLDER: &str = "/sys/class/hwmon";
@@ -127,20 +128,23 @@ pub struct Hwmon {
     source: String,
     relative_uncertainty: f64,
     resolution: Resolution,
+    /// Nothing above this can be true, microwatts.
+    most_uw: u64,
     total: Total,
 }
 
 enum Total {
-    Counter(CounterTotal),
-    Power(PowerTotal),
+    Counter(CounterTotal, StoppedCounter),
+    Power(PowerTotal, Frozen),
 }
 
 impl Hwmon {
-    /// A meter on `channel`, which measures `scope`; reads it once to see that it answers.
+    /// A meter on `channel`, which measures `scope` and never more than `most_watts`; reads it once to see that it
+    /// answers.
     ///
     /// # Errors
     /// [`MeterError`] when the sensor does not answer or reads something it cannot.
-    pub fn open(root: &Root, channel: Channel, scope: Scope) -> Result<Hwmon, MeterError> {
+    pub fn open(root: &Root, channel: Channel, scope: Scope, most_watts: f64) -> Result<Hwmon, MeterError> {
         let chip = CHIPS.iter().find(|chip| chip.name == channel.chip);
         let (relative_uncertainty, step_uw, period) = chip
             .map_or((0.05, 25_000, Duration::from_millis(3)), |chip| {
@@ -150,15 +154,46 @@ impl Hwmon {
         let interval = root.read_u64(&format!("{}/update_interval", channel.folder)).ok();
         let period = interval.filter(|ms| (1..=60_000).contains(ms)).map_or(period, Duration::from_millis);
         let (total, quantum_uj) = match &channel.kind {
-            Kind::Energy { .. } => (Total::Counter(CounterTotal::new(None)), 1),
-            _ => (Total::Power(PowerTotal::default()), (step_uw * period.as_millis() as u64 / 1000).max(1)),
+            Kind::Energy { .. } => (Total::Counter(CounterTotal::new(None), StoppedCounter::default()), 1),
+            _ => {
+                let quantum_uj = (step_uw * period.as_millis() as u64 / 1000).max(1);
+                (Total::Power(PowerTotal::default(), Frozen::new(root)), quantum_uj)
+            }
         };
         let source = format!("hwmon {}", channel.describe());
         let resolution = Resolution { period, quantum_uj };
-        let meter =
-            Hwmon { root: root.clone(), channel, scope, source, relative_uncertainty, resolution, total };
+        let root = root.clone();
+        let most_uw = (most_watts * 1e6) as u64;
+        let meter = Hwmon { root, channel, scope, source, relative_uncertainty, resolution, most_uw, total };
         meter.read()?;
         Ok(meter)
+    }
+
+    /// What is wrong with the power it shows now, if the board that `profile` describes cannot draw that: as a rule the
+    /// driver was told of another shunt than the one that is soldered in.
+    pub fn implausible_on(&self, profile: &Profile) -> Option<String> {
+        let power = profile.power.as_ref()?;
+        let whole = matches!(self.scope, Scope::Wall | Scope::BoardDc | Scope::Module);
+        let power_file = format!("{}/power1_input", self.channel.folder);
+        let shown_uw = match &self.channel.kind {
+            Kind::Energy { .. } => self.root.read_u64(&power_file).ok()?,
+            _ => self.read().ok()?,
+        };
+        let watts = shown_uw as f64 / 1e6;
+        let (idle_w, load_w) = (power.idle_w.value, power.load_w.value);
+        // Twice the load leaves room for a drive and what hangs on USB, a quarter of idle for another meter's idea of it.
+        if !whole || (idle_w / 4.0..=load_w * 2.0).contains(&watts) {
+            return None;
+        }
+        let folder = &self.channel.folder;
+        let shunt = ["shunt_resistor", "shunt1_resistor"]
+            .iter()
+            .find_map(|file| self.root.read_u64(&format!("{folder}/{file}")).ok())
+            .map_or("does not say which".into(), |microohms| format!("says {microohms} uOhm"));
+        Some(format!(
+            "it shows {watts:.1} W where this board draws {idle_w} W at rest and {load_w} W busy; check the shunt: the driver \
+             {shunt}"
+        ))
     }
 
     /// The sensor's value: microjoules for a counter, microwatts otherwise.
@@ -192,8 +227,8 @@ impl Meter for Hwmon {
 
     fn method(&self) -> Method {
         match self.total {
-            Total::Counter(_) => Method::EnergyCounter,
-            Total::Power(_) => Method::HwmonPower,
+            Total::Counter(..) => Method::EnergyCounter,
+            Total::Power(..) => Method::HwmonPower,
         }
     }
 
@@ -210,24 +245,51 @@ impl Meter for Hwmon {
     }
 
     fn faults(&self) -> Faults {
-        match &self.total {
-            Total::Counter(total) => total.faults(),
-            Total::Power(total) => total.faults(),
-        }
+        let (faults, frozen) = match &self.total {
+            Total::Counter(total, stopped) => (total.faults(), stopped.times()),
+            Total::Power(total, frozen) => (total.faults(), frozen.times()),
+        };
+        faults + Faults { frozen, ..Faults::default() }
+    }
+
+    fn may_block(&self) -> bool {
+        // The chip sits on a bus.
+        true
     }
 
     fn sample(&mut self, now: Duration) -> Result<Sample, MeterError> {
         let read = self.read();
-        match &mut self.total {
-            Total::Counter(total) => {
+        let (energy_uj, readings) = match &mut self.total {
+            Total::Counter(total, stopped) => {
                 let value = read.inspect_err(|_| total.fail())?;
-                Ok(Sample { at: now, energy_uj: total.add(now, value), readings: total.readings() })
+                stopped.look(&self.source, now, value).inspect_err(|_| total.fail())?;
+                (total.add(now, value), total.readings())
             }
-            Total::Power(total) => {
+            Total::Power(total, frozen) => {
                 let value = read.inspect_err(|_| total.fail())?;
-                Ok(Sample { at: now, energy_uj: total.add(now, value), readings: total.readings() })
+                if let Err(error) = frozen.look(&self.source, now, value) {
+                    total.interrupt();
+                    total.fail();
+                    return Err(error);
+                }
+                if value > self.most_uw {
+                    total.reject();
+                    // One wild reading among good ones is left out; without good ones nothing is known.
+                    if total.since_last(now).is_none_or(|since| since > POWER_GAP) {
+                        total.fail();
+                        return Err(MeterError::Implausible {
+                            source: self.source.clone(),
+                            found: value as i64,
+                            expected: "no more microwatts than this board can draw; check the sensor's shunt and bus",
+                        });
+                    }
+                    (total.total_uj(), total.readings())
+                } else {
+                    (total.add(now, value), total.readings())
+                }
             }
-        }
+        };
+        Ok(Sample { at: now, energy_uj, readings })
     }
 }
 
@@ -248,7 +310,7 @@ mod tests {
         let root = Root::new(dir.path());
         let [channel] = channels(&root).try_into().expect("one channel");
         assert_eq!(channel.describe(), "ina260 input");
-        let mut meter = Hwmon::open(&root, channel, Scope::BoardDc).unwrap();
+        let mut meter = Hwmon::open(&root, channel, Scope::BoardDc, 60.0).unwrap();
         meter.sample(Duration::ZERO).unwrap();
         assert_eq!(meter.sample(Duration::from_secs(1)).unwrap().energy_uj, 2_500_000);
     }

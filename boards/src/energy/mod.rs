@@ -4,7 +4,8 @@
 //! * [`counter`] - readings to a steady total: wraps, gaps, steps backwards
 //! * [`powercap`], [`hwmon`], [`pmic`], [`model`], [`table`] - the meters, best first; [`fake`] is a scripted one for tests
 //! * [`external`], [`file`] - meters outside the machine: a plug somebody hears, a file another program writes
-//! * [`sampler`] - reads a meter of the power kind at a steady rate in a thread
+//! * `frozen` - tells a sensor that hangs from a steady load
+//! * [`sampler`] - reads a meter at a steady rate in a thread, and never waits for it for long
 //! * [`detect`](detect()) - which meter this machine has, and why not another
 //! * [`ledger`] - splits what the meter counted among requests; [`report`] is what each of them is told
 //!
@@ -16,6 +17,7 @@ mod detect;
 pub mod external;
 pub mod fake;
 pub mod file;
+mod frozen;
 pub mod hwmon;
 pub mod ledger;
 mod mailbox;

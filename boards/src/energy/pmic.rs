@@ -21,6 +21,7 @@
 use core::time::Duration;
 
 use super::counter::PowerTotal;
+use super::frozen::Frozen;
 use super::mailbox::Mailbox;
 use super::meter::{Faults, Meter, MeterError, Method, Resolution, Sample, Scope};
 use crate::root::{ReadCause, ReadError, Root};
@@ -65,6 +66,7 @@ pub struct Pmic {
     firmware: Firmware,
     source: String,
     total: PowerTotal,
+    frozen: Frozen,
 }
 
 impl Pmic {
@@ -80,7 +82,7 @@ impl Pmic {
             Firmware::Recorded(root.clone())
         };
         let source = format!("{RAILS} PMIC rails, board = {SLOPE} rails + {OFFSET_W} W");
-        let meter = Pmic { firmware, source, total: PowerTotal::default() };
+        let meter = Pmic { firmware, source, total: PowerTotal::default(), frozen: Frozen::new(root) };
         meter.read()?;
         Ok(meter)
     }
@@ -165,11 +167,16 @@ impl Meter for Pmic {
     }
 
     fn faults(&self) -> Faults {
-        self.total.faults()
+        self.total.faults() + Faults { frozen: self.frozen.times(), ..Faults::default() }
     }
 
     fn sample(&mut self, now: Duration) -> Result<Sample, MeterError> {
         let power_uw = self.read().inspect_err(|_| self.total.fail())?;
+        if let Err(error) = self.frozen.look("the PMIC", now, power_uw) {
+            self.total.interrupt();
+            self.total.fail();
+            return Err(error);
+        }
         Ok(Sample { at: now, energy_uj: self.total.add(now, power_uw), readings: self.total.readings() })
     }
 }

@@ -10,6 +10,7 @@
 use core::time::Duration;
 
 use super::counter::CounterTotal;
+use super::frozen::StoppedCounter;
 use super::meter::{Faults, Meter, MeterError, Method, Resolution, Sample, Scope};
 use crate::root::Root;
 
@@ -36,6 +37,7 @@ pub struct Powercap {
 struct Package {
     counter_path: String,
     total: CounterTotal,
+    stopped: StoppedCounter,
 }
 
 impl Powercap {
@@ -56,7 +58,8 @@ impl Powercap {
             root.read_u64(&counter_path).map_err(|error| MeterError::from_read(error, GRANT))?;
             let range_uj = root.read_u64(&format!("{FOLDER}/{zone}/max_energy_range_uj")).ok();
             names.push(format!("{zone} ({name})"));
-            packages.push(Package { counter_path, total: CounterTotal::new(range_uj) });
+            let (total, stopped) = (CounterTotal::new(range_uj), StoppedCounter::default());
+            packages.push(Package { counter_path, total, stopped });
         }
         if packages.is_empty() {
             return Ok(None);
@@ -87,7 +90,10 @@ impl Meter for Powercap {
     }
 
     fn faults(&self) -> Faults {
-        self.packages.iter().map(|package| package.total.faults()).fold(Faults::default(), |a, b| a + b)
+        let of = |package: &Package| {
+            package.total.faults() + Faults { frozen: package.stopped.times(), ..Faults::default() }
+        };
+        self.packages.iter().map(of).fold(Faults::default(), |a, b| a + b)
     }
 
     fn sample(&mut self, now: Duration) -> Result<Sample, MeterError> {
@@ -95,7 +101,14 @@ impl Meter for Powercap {
         let mut raw = Vec::with_capacity(self.packages.len());
         for package in &mut self.packages {
             match self.root.read_u64(&package.counter_path) {
-                Ok(value) => raw.push(value),
+                Ok(value) => {
+                    // A virtual machine may show the files and count nothing.
+                    if let Err(error) = package.stopped.look(&self.source, now, value) {
+                        package.total.fail();
+                        return Err(error);
+                    }
+                    raw.push(value);
+                }
                 Err(error) => {
                     package.total.fail();
                     return Err(MeterError::from_read(error, GRANT));

@@ -39,9 +39,17 @@ pub struct UtilisationTable {
 
 /// Running totals of the first line of `/proc/stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ticks {
+pub(super) struct Ticks {
     busy: u64,
     all: u64,
+}
+
+impl Ticks {
+    /// The busy share of all CPU time from here to `later`; `None` where no time has passed or the totals fell.
+    pub(super) fn busy_until(self, later: Ticks) -> Option<f64> {
+        let all = later.all.checked_sub(self.all).filter(|&all| all > 0)?;
+        Some((later.busy.checked_sub(self.busy)? as f64 / all as f64).min(1.0))
+    }
 }
 
 impl UtilisationTable {
@@ -134,7 +142,7 @@ impl Meter for UtilisationTable {
 }
 
 /// Busy and total ticks of all CPUs together: `cpu user nice system idle iowait irq softirq steal guest guest_nice`.
-fn read_ticks(root: &Root) -> Result<Ticks, MeterError> {
+pub(super) fn read_ticks(root: &Root) -> Result<Ticks, MeterError> {
     let text = root.read(STAT).map_err(|error| MeterError::from_read(error, GRANT))?;
     let first = text.lines().next().unwrap_or_default();
     parse_ticks(first).ok_or_else(|| {

@@ -199,7 +199,9 @@ fn page(findings: &Findings) -> String {
         Some(false) => "not slowed",
         None => "whether it is slowed is not shown",
     };
-    row("heat", format!("{warmth}, {slowed}"));
+    let limit =
+        thermal.throttle_celsius.map_or(String::new(), |c| format!("; this board slows down at {c:.0} C"));
+    row("heat", format!("{warmth}, {slowed}{limit}"));
     for note in &thermal.notes {
         row("", note.clone());
     }

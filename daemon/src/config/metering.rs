@@ -34,6 +34,8 @@ pub enum MeterName {
     PmicRailsCorrected,
     /// The file or the plug.
     ExternalMeter,
+    /// The model that `tern energy calibrate` made.
+    CalibratedModel,
     /// The board's table.
     UtilisationTable,
 }
@@ -156,6 +158,7 @@ impl EnergySection {
             MeterName::HwmonPower => Choice::Only(Method::HwmonPower),
             MeterName::PmicRailsCorrected => Choice::Only(Method::PmicRailsCorrected),
             MeterName::ExternalMeter => Choice::Only(Method::ExternalMeter),
+            MeterName::CalibratedModel => Choice::Only(Method::CalibratedModel),
             MeterName::UtilisationTable => Choice::Only(Method::UtilisationTable),
         }
     }
