@@ -202,7 +202,7 @@ impl Meter for FileMeter {
 mod tests {
     use super::*;
 
-    fn meter(dir: &tempfile::TempDir, unit: Unit) -> Result<FileMeter, MeterError> {
+    fn open(dir: &tempfile::TempDir, unit: Unit) -> Result<FileMeter, MeterError> {
         let from = FileSource {
             path: "/run/power".into(),
             unit,
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn watts_are_integrated_while_the_file_is_fresh() {
         let dir = written("4.0\n");
-        let mut meter = meter(&dir, Unit::Watts).unwrap();
+        let mut meter = open(&dir, Unit::Watts).unwrap();
         assert_eq!((meter.method(), meter.source()), (Method::ExternalMeter, "file /run/power"));
         meter.sample(s(10)).unwrap();
         assert_eq!(meter.sample(s(11)).unwrap().energy_uj, 4_000_000);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn joules_are_a_counter_and_go_on_after_a_pause() {
         let dir = written("100.5\n");
-        let mut meter = meter(&dir, Unit::Joules).unwrap();
+        let mut meter = open(&dir, Unit::Joules).unwrap();
         meter.sample(s(0)).unwrap();
         assert!(meter.sample(s(6)).is_err());
         write(&dir, "130.5\n", 1);
@@ -266,15 +266,15 @@ mod tests {
     #[test]
     fn what_is_no_number_of_watts_is_said_with_what_was_there() {
         for (text, words) in [("warm", "warm"), ("", "number"), ("-3", "-3"), ("inf", "zero or more")] {
-            let error = meter(&written(text), Unit::Watts).unwrap_err();
+            let error = open(&written(text), Unit::Watts).unwrap_err();
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             assert!(format!("{error}: {cause}").contains(words), "{text:?}: {error}: {cause}");
         }
         let dir = written("4000");
-        let mut meter = meter(&dir, Unit::Watts).unwrap();
+        let mut meter = open(&dir, Unit::Watts).unwrap();
         assert!(meter.sample(s(1)).is_err());
         assert_eq!((meter.faults().rejected, meter.faults().failed), (1, 1));
         let empty = tempfile::tempdir().unwrap();
-        assert!(matches!(super::tests::meter(&empty, Unit::Watts), Err(MeterError::Unreadable(_))));
+        assert!(matches!(open(&empty, Unit::Watts), Err(MeterError::Unreadable(_))));
     }
 }

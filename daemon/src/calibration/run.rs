@@ -191,6 +191,8 @@ fn since(before: Faults, after: Faults) -> Faults {
         gaps: after.gaps - before.gaps,
         backwards: after.backwards - before.backwards,
         failed: after.failed - before.failed,
+        rejected: after.rejected - before.rejected,
+        frozen: after.frozen - before.frozen,
     }
 }
 
