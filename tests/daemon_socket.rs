@@ -80,7 +80,7 @@ fn only_those_listed_may_stay_and_others_are_told_so_in_their_form() {
     assert_eq!(listed.status()["type"], "status");
     let member = Daemon::start(&format!("[socket]\nallow_groups = [{group}]"));
     assert_eq!(member.status()["type"], "status");
-    let (folder, mut child) = closed("allow_users = [4711]\nallow_groups = [4712]");
+    let (folder, child) = closed("allow_users = [4711]\nallow_groups = [4712]");
     let socket = folder.path().join("t.sock");
     let mut stream = connect(&socket);
     let mut answer = String::new();
@@ -148,8 +148,8 @@ fn a_socket_that_was_passed_is_answered_on_and_outlives_the_daemon() {
         second.arg(&socket);
         let ended = binary::run(second, "");
         assert_eq!(ended.code, Some(73), "{ended:?}");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let pid = Pid::from_child(&child);
+        kill_process(pid, Signal::TERM).expect("it runs");
         assert!(child.wait().expect("it ends").success());
         assert!(socket.exists());
     }
