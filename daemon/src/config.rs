@@ -9,6 +9,7 @@ pub mod energy;
 pub mod http;
 pub mod metering;
 pub mod mqtt;
+pub mod record;
 pub mod secret;
 pub mod socket;
 pub mod unknown;
@@ -371,6 +372,7 @@ impl Config {
         })?;
         self.http.as_ref().map_or(Ok(()), HttpSection::check)?;
         self.energy.check_meters(self.mqtt.is_some())?;
+        self.energy.record.check(self.energy.price_per_kwh)?;
         if let Some(serial) = &self.serial {
             serial.check()?;
         }

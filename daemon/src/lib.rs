@@ -14,6 +14,7 @@
 //! | [`wire`], [`client`], [`pipeline`] | messages, one connection to a daemon, many requests on it |
 //! | [`local`] | a daemon for as long as one command takes |
 //! | [`cost`] | what answers cost, in words |
+//! | [`daybook`], [`date`], [`prometheus`] | where the joules went by hour, and how that is told |
 //! | [`evaluation`] | how good the answers on a set of known answers are |
 //! | [`inspect`] | what is in a model file and where it fits |
 //! | [`packing`] | a model in the layout that kernels read where it is mapped |
@@ -38,6 +39,7 @@ pub mod commands;
 pub mod config;
 pub mod cost;
 pub mod date;
+pub mod daybook;
 pub mod error;
 pub mod evaluation;
 pub mod figures;
@@ -51,6 +53,7 @@ pub mod output;
 pub mod packing;
 pub mod pipeline;
 pub mod progress;
+pub mod prometheus;
 pub mod proof;
 pub mod random;
 pub mod reload;

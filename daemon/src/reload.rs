@@ -87,6 +87,7 @@ pub fn reload(
     reloaded.removed = before.names().filter(|name| tasks.find(name).is_none()).map(str::to_owned).collect();
     reloaded.restart = changed_keys(&running.text, &now.text);
     reloaded.restart.retain(|key| !RELOADED.contains(&&**key));
+    service.state.daybook.open().set_tasks(tasks.names());
     service.current_tasks.replace(tasks);
     log::set_max_level(now.config.log.into());
     Ok(reloaded)

@@ -218,6 +218,8 @@ pub fn requests_of_load() -> usize {
 fn command(folder: &tempfile::TempDir) -> Command {
     let mut command = tern(["serve", "--config"]);
     command.arg(folder.path().join("tern.toml")).arg("--socket").arg(folder.path().join("t.sock"));
+    // Its own, so that daemons side by side do not share a record of energy.
+    command.env("STATE_DIRECTORY", folder.path().join("state"));
     command
 }
 

@@ -79,6 +79,7 @@ impl ServeArgs {
             config.serial = Some(section);
         }
         config.log = self.log.unwrap_or(config.log);
+        config.energy.record.settle_folder();
         Ok(read)
     }
 }

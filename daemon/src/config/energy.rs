@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::metering::{MOST_WATTS, MeterName, PlugSection, UNCERTAINTY, Unit};
+use super::record::RecordSection;
 
 /// `[energy]`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -24,6 +25,12 @@ pub struct EnergySection {
     pub relative_uncertainty: f64,
     /// No reading of the file or the plug above this is believed, watts.
     pub most_watts: f64,
+    /// What a kilowatt-hour costs, for `tern energy report`.
+    pub price_per_kwh: Option<f64>,
+    /// In which money.
+    pub currency: Option<String>,
+    /// Where the joules went, by hour.
+    pub record: RecordSection,
     /// What becomes of requests with `max_joules` where there is no meter.
     pub unmetered: Unmetered,
 }
@@ -38,6 +45,9 @@ impl Default for EnergySection {
             mqtt: None,
             relative_uncertainty: UNCERTAINTY,
             most_watts: MOST_WATTS,
+            price_per_kwh: None,
+            currency: None,
+            record: RecordSection::default(),
             unmetered: Unmetered::default(),
         }
     }

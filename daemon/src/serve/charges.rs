@@ -3,6 +3,9 @@
 use tern_boards::energy::{Phase, Share};
 use tern_runtime::engine::{self, Step};
 
+use super::live::Live;
+use crate::daybook::Book;
+
 /// How much of one part of a step a share needed.
 type Needs = fn(&engine::Share) -> u64;
 
@@ -42,6 +45,29 @@ pub fn shares(step: &Step) -> Vec<Share> {
         weight: weight(share),
     };
     step.shares.iter().map(share).collect()
+}
+
+/// Charges those who took part in a step, and their tasks in the book, with its `parts`, microjoules in the order of its
+/// shares; `None` where they are not known.
+pub fn charge(step: &Step, parts: Option<&[u64]>, live: &mut [Live], book: &mut Book) {
+    for (index, share) in step.shares.iter().enumerate() {
+        let uj = parts.and_then(|parts| parts.get(index).copied());
+        let Some(live) = live.iter_mut().find(|live| live.key == share.key) else { continue };
+        let tokens = std::mem::take(&mut live.step_tokens);
+        match share.phase {
+            engine::Phase::Prefill => {
+                live.prefill_rows += share.rows;
+                book.charge(&live.label, Phase::Prefill, share.rows as u64, uj);
+                // The first token, written by the end of the prompt and paid with it.
+                book.charge(&live.label, Phase::Decode, tokens, None);
+            }
+            engine::Phase::Decode => {
+                live.decode_rows += share.rows;
+                live.untold.charge(uj);
+                book.charge(&live.label, Phase::Decode, tokens, uj);
+            }
+        }
+    }
 }
 
 /// Joules of a request's decoding steps that its client was not told yet.

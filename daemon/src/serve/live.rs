@@ -1,5 +1,6 @@
 //! A job in the engine, and what has come of it so far.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tern_runtime::engine::{self, Event, Usage};
@@ -32,6 +33,8 @@ pub struct Live {
     pub step_tokens: u64,
     /// Joules of its decoding steps, as far as they were not sent.
     pub untold: Untold,
+    /// What the daybook calls its task.
+    pub label: Arc<str>,
     /// The step at hand produced the first token, the decision or the end.
     pub began_answer: bool,
     pub finish: Option<(engine::Finish, Usage)>,
@@ -45,7 +48,7 @@ struct Weighed {
 
 impl Live {
     /// A job that the engine took just now.
-    pub fn new(key: u64, job: Box<Job>) -> Self {
+    pub fn new(key: u64, job: Box<Job>, label: Arc<str>) -> Self {
         Live {
             key,
             job,
@@ -60,6 +63,7 @@ impl Live {
             tokens: Vec::new(),
             step_tokens: 0,
             untold: Untold::default(),
+            label,
             began_answer: false,
             finish: None,
         }

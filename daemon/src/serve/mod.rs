@@ -38,6 +38,7 @@ use tern_boards::energy::{Ledger, Meter};
 use tern_protocol::answer::{Answer, Reason};
 
 use crate::config::{Config, Limits};
+use crate::daybook::Keeper;
 use crate::error::{CommandError, Exit};
 use crate::grammar::Book;
 use crate::model::{ModelChoice, OpenError, Opened, with_engine};
@@ -223,6 +224,8 @@ impl Server {
             budgets,
         };
         let state = Arc::new(State::new(facts));
+        state.daybook.open().set_tasks(tasks.names());
+        let keeper = config.energy.record.keep(&state);
         let limits = config.limits.clone();
         let service = Arc::new(Service {
             queue: Arc::clone(&queue),
@@ -245,6 +248,7 @@ impl Server {
             engine: Some(engine.thread),
             transports: Vec::new(),
             plug: None,
+            keeper,
         };
         handle.transports.push(Box::new(started?));
         if let Some(http) = http {
@@ -335,6 +339,8 @@ pub struct ServerHandle {
     transports: Vec<Box<dyn Transport>>,
     /// Hears the power meter while the daemon runs.
     plug: Option<PlugListener>,
+    /// Keeps the record of energy.
+    keeper: Option<Keeper>,
 }
 
 impl ServerHandle {
@@ -379,6 +385,8 @@ impl ServerHandle {
         {
             log::error!("the engine's thread panicked; this is a fault of Tern");
         }
+        // After the engine's last entry.
+        drop(self.keeper.take());
         for transport in self.transports.drain(..) {
             transport.finish();
         }

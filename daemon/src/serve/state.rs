@@ -12,6 +12,7 @@ use super::counters::{Counters, Ending, Way};
 use super::queue::Queue;
 use super::report;
 use super::spending::Budgets;
+use crate::daybook::Daybook;
 use crate::tasks::TaskSet;
 use crate::wire::{Heap, Status};
 
@@ -45,6 +46,14 @@ pub struct State {
     /// Mean time of a request in the engine, in microseconds, recent ones weighing more.
     service_us: AtomicU64,
     energy: Mutex<Option<Energy>>,
+    /// Where the energy went by hour and task.
+    pub daybook: Daybook,
+}
+
+impl AsRef<Daybook> for State {
+    fn as_ref(&self) -> &Daybook {
+        &self.daybook
+    }
 }
 
 /// Where the energy went, by a meter.
@@ -75,6 +84,7 @@ impl State {
             live: AtomicU64::new(0),
             service_us: AtomicU64::new(0),
             energy: Mutex::new(None),
+            daybook: Daybook::default(),
         }
     }
 

@@ -12,7 +12,7 @@ use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason};
 use tern_runtime::engine::{self, Engine, Generate, Goal, Refusal, Request};
 
 use super::charges;
-use super::counters::Ending;
+use super::counters::{Ending, Way};
 use super::live::Live;
 use super::long::LongTexts;
 use super::queue::{Job, Notice, Queue};
@@ -122,6 +122,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         engine.set_clock(nanoseconds);
         let traffic = ledger.meter().and_then(Meter::traffic);
         let traffic = traffic.map(|traffic| (streamed_a_step(engine), traffic));
+        state.daybook.open().begin(&ledger, origin.elapsed());
         Worker {
             traffic,
             engine,
@@ -173,16 +174,22 @@ impl<'w, 'e> Worker<'w, 'e> {
             } else if self.queue.stop_by().is_some() {
                 break;
             } else {
-                self.ledger.tick(self.origin.elapsed());
-                self.state.set_energy(&self.ledger);
+                self.tick();
                 // Sums of what is said too often, which nobody else may say anything after.
                 log::logger().flush();
                 self.queue.wait(self.tick);
             }
         }
         self.queue.close();
-        self.ledger.tick(self.origin.elapsed());
+        self.tick();
+    }
+
+    /// Reads the meter between steps.
+    fn tick(&mut self) {
+        let now = self.origin.elapsed();
+        self.ledger.tick(now);
         self.state.set_energy(&self.ledger);
+        self.state.daybook.open().settle(&self.ledger, now);
     }
 
     /// Moves jobs from the queue into the engine as long as it takes them.
@@ -215,7 +222,8 @@ impl<'w, 'e> Worker<'w, 'e> {
                     if let Some(grammar) = job.grammar.take() {
                         self.rules.add(key, grammar);
                     }
-                    self.live.push(Live::new(key, job));
+                    let label = self.state.daybook.open().label(job.task_name());
+                    self.live.push(Live::new(key, job, label));
                 }
             }
         }
@@ -267,18 +275,13 @@ impl<'w, 'e> Worker<'w, 'e> {
         if let Some((bytes, traffic)) = &self.traffic {
             traffic.add(*bytes);
         }
-        let parts = self.ledger.end_step(now.saturating_duration_since(self.origin), &charges::shares(&step));
-        for (index, share) in step.shares.iter().enumerate() {
-            if let Some(live) = self.live.iter_mut().find(|live| live.key == share.key) {
-                match share.phase {
-                    engine::Phase::Prefill => live.prefill_rows += share.rows,
-                    engine::Phase::Decode => {
-                        live.decode_rows += share.rows;
-                        live.untold.charge(parts.as_ref().map(|parts| parts[index]));
-                    }
-                }
-            }
-        }
+        let at = now.saturating_duration_since(self.origin);
+        let shares = charges::shares(&step);
+        let parts = self.ledger.end_step(at, &shares);
+        let mut book = self.state.daybook.open();
+        charges::charge(&step, parts.as_deref(), &mut self.live, &mut book);
+        book.settle(&self.ledger, at);
+        drop(book);
         log::trace!("step of {} rows for {} requests", step.rows(), step.shares.len());
         self.end_spent();
         for live in &mut self.live {
@@ -315,6 +318,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         self.state.set_energy(&self.ledger);
         // First, so that a client that has its answer finds it counted.
         self.state.set_live(self.live.len());
+        self.book_end(live.job.session.way(), &live.label, reason != engine::Finish::Stuck);
         if reason == engine::Finish::Stuck {
             let why = grammar.map(|grammar| grammar.failure()).unwrap_or_default();
             return self.tell_stuck(&live.job, &why);
@@ -462,6 +466,14 @@ impl<'w, 'e> Worker<'w, 'e> {
         self.engine.cancel(live.key);
         self.rules.remove(live.key);
         self.ledger.finish(live.key, Completed::default());
+        self.book_end(live.job.session.way(), &live.label, false);
+    }
+
+    /// Books the end of a request; a part of a larger one is none.
+    fn book_end(&self, way: Way, label: &str, answered: bool) {
+        if way != Way::Own {
+            self.state.daybook.open().end(label, answered);
+        }
     }
 
     /// Whether the machine is slowed, as of about now.

@@ -1,12 +1,13 @@
 //! `tern energy`: what concerns joules, one file a subcommand.
 
 mod calibrate;
+mod report;
 
 use clap::{Args, Subcommand};
 
 use crate::error::CommandError;
 
-/// Calibrates a power model of this board, and finds the settings with the fewest joules a token
+/// Calibrates a power model of this board, and says where the joules of a day went
 #[derive(Args, Debug)]
 pub struct EnergyArgs {
     #[command(subcommand)]
@@ -16,6 +17,7 @@ pub struct EnergyArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Calibrate(calibrate::CalibrateArgs),
+    Report(report::ReportArgs),
 }
 
 /// Does what the subcommand says.
@@ -25,5 +27,6 @@ enum Command {
 pub fn run(args: &EnergyArgs) -> Result<(), CommandError> {
     match &args.command {
         Command::Calibrate(args) => calibrate::run(args),
+        Command::Report(args) => report::run(args),
     }
 }

@@ -184,6 +184,11 @@ impl Document {
         };
         let way = job.session.way();
         self.around.state.count(way, ending);
+        {
+            let mut book = self.around.state.daybook.open();
+            let label = book.label(job.task_name());
+            book.end(&label, ending == Ending::Answered);
+        }
         if ending == Ending::Answered {
             self.around.state.counters.count_duration(way, job.queued_at.elapsed());
         }

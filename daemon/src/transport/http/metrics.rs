@@ -2,57 +2,16 @@
 //!
 //! Base units, counters that end in `_total`, and no label whose values clients choose. What is not known has no line.
 
-use std::fmt::{self, Display, Write};
 use std::time::UNIX_EPOCH;
 
 use serde_json::json;
 
+use crate::prometheus::{Page, names, of_tasks};
 use crate::serve::counters::{BUCKETS_MS, Ending, Way};
 use crate::serve::service::Service;
 
 /// The type of the response.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// A page of metrics.
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String does not fail.
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (index, (label, value)) in labels.iter().enumerate() {
-            let _ = write!(self.0, "{}{label}=\"{}\"", if index == 0 { '{' } else { ',' }, Escaped(value));
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, &[], value);
-    }
-}
-
-/// A label's value.
-struct Escaped<'t>(&'t str);
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '\\' => f.write_str("\\\\"),
-            '"' => f.write_str("\\\""),
-            '\n' => f.write_str("\\n"),
-            c => f.write_char(c),
-        })
-    }
-}
 
 /// The page.
 pub fn render(service: &Service) -> String {
@@ -101,11 +60,19 @@ pub fn render(service: &Service) -> String {
         let help = "When the daemon started, in seconds since 1970.";
         page.gauge("process_start_time_seconds", help, began.as_secs_f64());
     }
-    page.0
+    page.text()
 }
 
 fn energy(page: &mut Page, service: &Service) {
-    let Some(energy) = service.state.energy() else { return };
+    let energy = service.state.energy();
+    {
+        let book = service.state.daybook.open();
+        let meter = book.meter().map(names);
+        let labels: Vec<(&str, &str)> =
+            meter.iter().flat_map(|(scope, method)| [("scope", &**scope), ("method", &**method)]).collect();
+        of_tasks(page, &[(&labels, book.process())]);
+    }
+    let Some(energy) = energy else { return };
     // The names of the wire.
     let (scope, method) = (json!(energy.scope), json!(energy.method));
     let labels =
