@@ -20,7 +20,8 @@
 //! | [`packing`] | a model in the layout that kernels read where it is mapped |
 //! | [`tune`], [`state`] | which kernels and how many threads are fastest here; where that is kept |
 //! | [`benchmark`], [`bandwidth`] | speed, and the bound that memory sets |
-//! | [`calibration`], [`clocks`] | a power model of this board; holding the processor at a clock |
+//! | [`calibration`], [`sweep`] | a power model of this board; the settings with the fewest joules a token |
+//! | [`clocks`] | holding the processor at a clock |
 //! | [`proof`] | the kernels against their definition, on this machine |
 //! | [`synth`], [`random`] | models with random weights |
 //! | [`npy`], [`replace`], [`progress`], [`output`] | arrays in and out, whole files, bars, results |
@@ -61,6 +62,7 @@ pub mod replace;
 pub mod serve;
 pub mod signals;
 pub mod state;
+pub mod sweep;
 pub mod synth;
 pub mod systemd;
 pub mod table;

@@ -47,6 +47,24 @@ pub struct Work {
     pub memory: f64,
     /// What the instructions draw beside a mean one.
     pub mix: f64,
+    /// Bytes streamed a second, where they do not follow from the share.
+    pub bytes_per_second: Option<f64>,
+}
+
+impl Work {
+    /// Nothing.
+    pub fn rest() -> Work {
+        Work { cpus: Vec::new(), duty: 1.0, memory: 0.0, mix: 1.0, bytes_per_second: None }
+    }
+}
+
+/// A model to run on a simulated board.
+#[derive(Clone, Copy, Debug)]
+pub struct SimulatedModel {
+    /// Bytes of weights that a token reads.
+    pub bytes_per_token: f64,
+    /// Time that a token's arithmetic takes one core at its highest clock, seconds.
+    pub core_seconds_per_token: f64,
 }
 
 /// What makes one board differ from another.
@@ -157,7 +175,7 @@ impl Simulation {
         board.policy("scaling_available_frequencies", &(listed.join(" ") + "\n"));
         board.policy("scaling_min_freq", &khz(least));
         board.policy("scaling_max_freq", &khz(most));
-        board.advance(&Work { cpus: Vec::new(), duty: 1.0, memory: 0.0, mix: 1.0 }, STEP_S);
+        board.advance(&Work::rest(), STEP_S);
         board
     }
 
@@ -191,11 +209,15 @@ impl Simulation {
         uniform(&mut self.random, from, to)
     }
 
-    /// Limits the clock, as writing both files does.
+    /// Holds the clock, as writing both files does.
     pub fn hold(&mut self, mhz: u32) {
-        for file in ["scaling_min_freq", "scaling_max_freq"] {
-            self.policy(file, &format!("{}\n", mhz * 1000));
-        }
+        self.limit((mhz, mhz));
+    }
+
+    /// Limits the clock from below and above.
+    pub fn limit(&mut self, (least, most): (u32, u32)) {
+        self.policy("scaling_min_freq", &format!("{}\n", least * 1000));
+        self.policy("scaling_max_freq", &format!("{}\n", most * 1000));
     }
 
     /// The limits of the clock as they are set now, megahertz.
@@ -217,9 +239,30 @@ impl Simulation {
 
     /// Bytes a second that `work` streams at `mhz`.
     fn stream(&self, work: &Work, mhz: u32) -> f64 {
+        if let Some(bytes) = work.bytes_per_second {
+            return bytes;
+        }
         let f = f64::from(mhz) / f64::from(self.truth.clocks_mhz[self.truth.clocks_mhz.len() - 1]);
         let wanted = work.cpus.len() as f64 * work.duty * work.memory * (0.25 + 0.30 * f);
         wanted.min(1.0) * self.truth.most_gb_s * 1e9
+    }
+
+    /// What decoding is on `threads` cores at the clock they run at, and its tokens a second: arithmetic shrinks with cores
+    /// and clock, reading memory with neither once two cores do it.
+    pub fn decode(&self, model: SimulatedModel, threads: usize) -> (Work, f64) {
+        let cpus: Vec<usize> = (0..threads).collect();
+        let all = Work { cpus, duty: 1.0, memory: 1.0, mix: 1.1, bytes_per_second: None };
+        let mhz = self.clock_mhz(&all);
+        let f = f64::from(mhz) / f64::from(self.truth.clocks_mhz[self.truth.clocks_mhz.len() - 1]);
+        let arithmetic_s = model.core_seconds_per_token / (threads as f64 * f);
+        let memory_s = model.bytes_per_token / self.stream(&all, mhz);
+        let seconds = (arithmetic_s * arithmetic_s + memory_s * memory_s).sqrt();
+        let work = Work {
+            memory: memory_s / (memory_s + arithmetic_s),
+            bytes_per_second: Some(model.bytes_per_token / seconds),
+            ..all
+        };
+        (work, 1.0 / seconds)
     }
 
     /// True watts at the meter's place while `work` runs at `mhz`.

@@ -82,6 +82,20 @@ pub struct Faults {
     pub frozen: u64,
 }
 
+impl Faults {
+    /// What was counted since `earlier`, a count of the same meter.
+    #[must_use]
+    pub fn since(self, earlier: Faults) -> Faults {
+        Faults {
+            gaps: self.gaps.saturating_sub(earlier.gaps),
+            backwards: self.backwards.saturating_sub(earlier.backwards),
+            failed: self.failed.saturating_sub(earlier.failed),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
+            frozen: self.frozen.saturating_sub(earlier.frozen),
+        }
+    }
+}
+
 impl core::ops::Add for Faults {
     type Output = Faults;
 

@@ -84,12 +84,9 @@ impl fmt::Display for GaugeError {
                 period.as_secs_f64()
             ),
             GaugeError::Meter(_) => f.write_str("the meter cannot be read"),
-            GaugeError::Faulty { faults } => write!(
-                f,
-                "the meter failed {} times, had {} gaps and stepped back {} times within one load; mend it, then \
-                 calibrate",
-                faults.failed, faults.gaps, faults.backwards
-            ),
+            GaugeError::Faulty { faults } => {
+                write!(f, "the meter failed within one load, twice ({}); mend it, then calibrate", in_words(*faults))
+            }
             GaugeError::Line { found } => write!(f, "{found:?} is no number of watts above 0; write for example 4.7"),
             GaugeError::Other { found, expected } => {
                 write!(f, "the line {found:?} is not of the load '{expected}' that was run; --dry-run shows the order")
@@ -108,6 +105,25 @@ impl std::error::Error for GaugeError {
             _ => None,
         }
     }
+}
+
+/// Faults that were counted, in words.
+pub fn in_words(faults: Faults) -> String {
+    let Faults { gaps, backwards, failed, rejected, frozen } = faults;
+    let all = [
+        (failed, "failed readings"),
+        (gaps, "gaps"),
+        (backwards, "steps back"),
+        (rejected, "readings that cannot be"),
+        (frozen, "times it stood still"),
+    ];
+    let counted = all.iter().filter(|(count, _)| *count > 0);
+    counted.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether readings come one by one, each of a time before it: too few of them in a load say little.
+fn comes_slowly(method: Method) -> bool {
+    method.is_of_power() || method == Method::ExternalMeter
 }
 
 /// Whether joules by `method` may be what a model is made from.
@@ -177,7 +193,7 @@ impl Gauge<'_> {
         let Gauge::Meter(meter) = self else { return Ok(()) };
         let period = meter.resolution().period;
         let needed = period * VALUES;
-        if meter.method().is_of_power() && time < needed {
+        if comes_slowly(meter.method()) && time < needed {
             return Err(GaugeError::Slow { period, needed: needed.as_secs() + 1 });
         }
         Ok(())
@@ -189,7 +205,7 @@ impl Gauge<'_> {
             Gauge::Meter(meter) => {
                 let resolution = meter.resolution();
                 let quantum_j = resolution.quantum_uj as f64 * 1e-6;
-                let resolution_w = if meter.method().is_of_power() {
+                let resolution_w = if comes_slowly(meter.method()) {
                     // Its values scatter by more than its steps, so their mean is finer than one of them.
                     let period = resolution.period.as_secs_f64().max(1e-3);
                     quantum_j / period / (time.as_secs_f64() / period).max(1.0).sqrt()

@@ -122,7 +122,7 @@ fn numbers_of_threads(cores: usize, extent: Extent) -> Vec<usize> {
 }
 
 /// At most `most` of `clocks`: the ends, and what lies evenly between them.
-fn spread(clocks: &[u32], most: usize) -> Vec<u32> {
+pub fn spread(clocks: &[u32], most: usize) -> Vec<u32> {
     if clocks.len() <= most || most < 2 {
         return clocks.to_vec();
     }

@@ -32,19 +32,24 @@ pub fn page(calibrated: &Calibrated) -> String {
 
 /// What a calibration is, in a few lines.
 fn summary(calibration: &Calibration) -> String {
-    let mut text = format!("at rest {:.2} W", calibration.idle_w);
-    for core in &calibration.cores {
+    let mut text =
+        format!("at rest {:.2} W; a gigabyte from memory {:.2} J\n", calibration.idle_w, calibration.byte_nj);
+    let mut clusters: Vec<usize> = calibration.cores.iter().map(|core| core.cluster).collect();
+    clusters.dedup();
+    for &cluster in &clusters {
+        let of = calibration.cores.iter().filter(|core| core.cluster == cluster);
+        let each: Vec<String> = of.map(|core| format!("{:.2} W at {} MHz", core.watts, core.mhz)).collect();
+        let which = if clusters.len() > 1 { format!(" of cluster {cluster}") } else { String::new() };
         // Writing to a string cannot fail.
-        let _ =
-            write!(text, "; a busy core of cluster {} at {} MHz {:.2} W", core.cluster, core.mhz, core.watts);
+        let _ = writeln!(text, "a busy core{which} {}", each.join(", "));
     }
-    let _ = write!(text, "; a gigabyte from memory {:.2} J", calibration.byte_nj);
-    format!(
-        "{text}\nloads that were held out are predicted with a median error of {:.1} %; 95 % interval, the meter's own \
-         included, +-{:.1} %\n",
+    let _ = writeln!(
+        text,
+        "held-out loads are predicted with a median error of {:.1} %; 95 % interval, the meter's own included, +-{:.1} %",
         calibration.median_error * 100.0,
         calibration.relative_uncertainty * 100.0
-    )
+    );
+    text
 }
 
 /// The profile of the very board `board`, whose device tree calls it `names`.

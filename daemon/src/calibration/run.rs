@@ -4,12 +4,14 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tern_boards::energy::model::{ActivityWatch, Calibration, FitError, Load, Reference, Traffic, fit};
+use tern_boards::energy::model::{
+    ActivityWatch, Calibration, FitError, Load, Reference, Traffic, at_rest_w, fit,
+};
 use tern_boards::energy::{Faults, MeterError};
 
 use super::bench::{Bench, Interrupted};
 use super::gauge::{Gauge, GaugeError};
-use super::plan::Trial;
+use super::plan::{Kind, Trial};
 use crate::clocks::Clocks;
 
 /// A load runs this long before it is measured: clocks, fans and the meter's own averaging come to rest.
@@ -101,6 +103,10 @@ pub fn calibrate(
         let load = measure(bench, &mut watch, &traffic, gauge, trial, time, say)?;
         say(&format!("{place}  {}: {:.2} W", trial.name, load.joules / load.activity.seconds));
         loads.push(load);
+        // All loads begin with rest; a machine that has none now would only be told so minutes later.
+        if loads.len() == 1 && trial.kind == Kind::Idle {
+            at_rest_w(&loads).map_err(CalibrateError::Fit)?;
+        }
         // Nobody should hold all loads before a coarse display. A person may have left out a decimal of the first.
         if loads.len() == COARSE_AFTER {
             let watts = loads.iter().map(|load: &Load| load.joules / load.activity.seconds);
@@ -171,7 +177,7 @@ fn measure(
             }
             Gauge::Meter(meter) => {
                 let Some(((first, before), last)) = first.zip(last) else { continue };
-                faults = since(before, meter.faults());
+                faults = meter.faults().since(before);
                 if faults == Faults::default() && last.at > first.at {
                     let joules = last.energy_uj.saturating_sub(first.energy_uj) as f64 * 1e-6;
                     return Ok(Load { name, activity, joules });
@@ -184,16 +190,6 @@ fn measure(
 
 fn meter_failed(error: MeterError) -> CalibrateError {
     CalibrateError::Gauge(GaugeError::Meter(error))
-}
-
-fn since(before: Faults, after: Faults) -> Faults {
-    Faults {
-        gaps: after.gaps - before.gaps,
-        backwards: after.backwards - before.backwards,
-        failed: after.failed - before.failed,
-        rejected: after.rejected - before.rejected,
-        frozen: after.frozen - before.frozen,
-    }
 }
 
 /// Watts of a display; a person who mistypes is asked again.

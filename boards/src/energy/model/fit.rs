@@ -43,7 +43,10 @@ pub enum FitError {
         joules: f64,
     },
     /// No load at rest, so that idle power is not known.
-    NoIdle,
+    NoIdle {
+        /// Cores that were busy in the least busy load.
+        busy: f64,
+    },
     /// The meter hardly sees a difference between rest and work.
     Flat {
         /// Watts of the least load.
@@ -100,9 +103,11 @@ impl fmt::Display for FitError {
                     "the meter gave {joules} J for the load '{load}'; it must be above zero: check the meter"
                 )
             }
-            FitError::NoIdle => {
-                f.write_str("no load at rest was measured; idle power must be one of the loads")
-            }
+            FitError::NoIdle { busy } => write!(
+                f,
+                "the machine was never at rest, {busy:.2} cores were busy at least, and idle power is not known; end other \
+                 programs, the daemon too, and try again"
+            ),
             FitError::Flat { least_w, most_w, resolution_w } => write!(
                 f,
                 "the meter saw {least_w:.2} W at rest and {most_w:.2} W under load and resolves {resolution_w:.2} W; \
@@ -183,8 +188,8 @@ const WIDEST: f64 = 0.30;
 /// A meter's step, as a share of the least load: half of it is what a reading may be off by.
 const COARSEST: f64 = 0.2;
 
-/// Loads under this share of busy time are at rest.
-const AT_REST: f64 = 0.03;
+/// Loads in which fewer cores than this are busy in the mean are at rest.
+const AT_REST: f64 = 0.10;
 
 /// A calibration from `loads` that were measured with `reference`.
 ///
@@ -271,16 +276,23 @@ fn terms(loads: &[Load]) -> Vec<Term> {
     terms
 }
 
+/// Watts of the least of `loads` that are at rest.
+///
+/// # Errors
+/// [`FitError::NoIdle`] where none is.
+pub fn at_rest_w(loads: &[Load]) -> Result<f64, FitError> {
+    let busy = |load: &Load| {
+        let core_seconds: f64 = load.activity.busy.iter().map(|busy| busy.core_seconds).sum();
+        core_seconds / load.activity.seconds
+    };
+    let resting = loads.iter().filter(|load| busy(load) <= AT_REST);
+    let least_w = resting.map(|load| load.joules / load.activity.seconds).reduce(f64::min);
+    least_w.ok_or_else(|| FitError::NoIdle { busy: loads.iter().map(busy).fold(f64::INFINITY, f64::min) })
+}
+
 fn check_range(loads: &[Load], reference: Reference) -> Result<(), FitError> {
     let watts = |load: &Load| load.joules / load.activity.seconds;
-    let at_rest = |load: &&Load| {
-        let busy: f64 = load.activity.busy.iter().map(|busy| busy.core_seconds).sum();
-        busy <= AT_REST * load.activity.seconds
-    };
-    let least_w = loads.iter().filter(at_rest).map(watts).fold(f64::INFINITY, f64::min);
-    if least_w.is_infinite() {
-        return Err(FitError::NoIdle);
-    }
+    let least_w = at_rest_w(loads)?;
     let most_w = loads.iter().map(watts).fold(0.0, f64::max);
     if most_w - least_w < 5.0 * reference.resolution_w {
         return Err(FitError::Flat { least_w, most_w, resolution_w: reference.resolution_w });

@@ -26,7 +26,7 @@ pub mod traffic;
 pub mod watch;
 
 pub use calibration::Calibration;
-pub use fit::{FitError, Load, Reference, fit};
+pub use fit::{FitError, Load, Reference, at_rest_w, fit};
 pub use meter::{ModelError, ModelMeter};
 pub use traffic::Traffic;
 pub use watch::ActivityWatch;

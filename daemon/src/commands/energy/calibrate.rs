@@ -4,20 +4,19 @@ use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use tern_boards::memory::Memory;
-use tern_boards::{Board, Cpu, Root, energy};
+use tern_boards::{Cpu, Root};
 
+use super::{configuration, interrupt, steady_meters};
 use crate::bandwidth::last_level_cache_bytes;
 use crate::calibration::bench::Live;
 use crate::calibration::gauge::{Display, Gauge, GaugeError, is_real};
 use crate::calibration::job::{Job, announcement, loads_of};
 use crate::calibration::plan::Extent;
+use crate::config::metering::MeterName;
 use crate::date;
 use crate::error::{CommandError, Exit};
 use crate::output::print;
@@ -48,6 +47,9 @@ pub struct CalibrateArgs {
     /// Replace a file that is there
     #[arg(long)]
     force: bool,
+    /// Configuration file whose [energy] names the meter; without it /etc/tern/tern.toml if there is one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Show the loads and leave
     #[arg(long)]
     dry_run: bool,
@@ -77,13 +79,8 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 /// # Errors
 /// If the loads make no model; the message says why.
 pub fn run(args: &CalibrateArgs) -> Result<(), CommandError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second ends the process at once; the first lets the clocks be put back.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
-            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
-            .map_err(|error| CommandError::from_error(Exit::Internal, &error))?;
-    }
+    let stop = interrupt()?;
+    let origin = Instant::now();
     let root = Root::new("/");
     let cpu = Cpu::detect(&root);
     let shown = args.display || args.readings.is_some();
@@ -92,7 +89,7 @@ pub fn run(args: &CalibrateArgs) -> Result<(), CommandError> {
     let time = Duration::from_secs(seconds);
     let available = Memory::detect(&root).available_bytes.unwrap_or(u64::MAX);
     let wanted = last_level_cache_bytes(&cpu).unwrap_or(0).saturating_mul(4).max(LEAST_BUFFER_BYTES);
-    let Some(mut bench) = Live::new(Instant::now(), wanted.min(available / 4), stop) else {
+    let Some(mut bench) = Live::new(origin, wanted.min(available / 4), Arc::clone(&stop)) else {
         return Err(CommandError::new(
             Exit::Failed,
             "there is no memory for a buffer larger than the caches",
@@ -103,7 +100,20 @@ pub fn run(args: &CalibrateArgs) -> Result<(), CommandError> {
         let names: String = trials.iter().map(|trial| format!("  {}\n", trial.name)).collect();
         return print(&format!("{}\n{names}", announcement(&trials, not_held.as_deref(), time)));
     }
-    let mut gauge = if shown { Gauge::Display(display(args)?) } else { meter(&root, &cpu)? };
+    // It hears a plug for as long as it lives.
+    let mut _meters = None;
+    let mut gauge = if shown {
+        Gauge::Display(display(args)?)
+    } else {
+        let mut config = configuration(args.config.as_deref())?;
+        if matches!(config.energy.meter, MeterName::CalibratedModel | MeterName::UtilisationTable) {
+            config.energy.meter = MeterName::Auto;
+        }
+        let mut found = steady_meters(&config, origin, &stop)?;
+        let meter = found.meter.take().filter(|meter| is_real(meter.method()));
+        _meters = Some(found);
+        Gauge::Meter(meter.ok_or_else(|| CommandError::from_error(Exit::Unavailable, &GaugeError::None))?)
+    };
     let job = Job { time, extent, output: args.output.clone(), force: args.force, date: date::today() };
     let mut unsaid = None;
     let ended = job.run(&mut bench, &mut gauge, &mut |line| {
@@ -113,16 +123,6 @@ pub fn run(args: &CalibrateArgs) -> Result<(), CommandError> {
     });
     ended?;
     unsaid.map_or(Ok(()), Err)
-}
-
-/// The best meter that is none of the models.
-fn meter(root: &Root, cpu: &Cpu) -> Result<Gauge<'static>, CommandError> {
-    let (board, _) = Board::detect(root, cpu.arch);
-    let (meter, _) = energy::detect(root, &board.profile);
-    match meter.filter(|meter| is_real(meter.method())) {
-        Some(meter) => Ok(Gauge::Meter(meter)),
-        None => Err(CommandError::from_error(Exit::Unavailable, &GaugeError::None)),
-    }
 }
 
 fn display(args: &CalibrateArgs) -> Result<Display<'static>, CommandError> {

@@ -196,7 +196,7 @@ fn a_bad_calibration_is_refused_with_its_reason() {
     let few: Vec<Load> = loads.iter().take(6).cloned().collect();
     assert!(refused(&few, REFERENCE).contains("4 different loads"), "{}", refused(&few, REFERENCE));
     let busy: Vec<Load> = loads.iter().filter(|load| load.name != "idle").cloned().collect();
-    assert!(refused(&busy, REFERENCE).contains("no load at rest"));
+    assert!(refused(&busy, REFERENCE).contains("never at rest"));
     let coarse = Reference { resolution_w: 2.0, ..REFERENCE };
     assert!(refused(&loads, coarse).contains("resolves 2.00 W"));
     let mut dead = loads.clone();
