@@ -32,6 +32,9 @@ pub struct Zone {
     pub celsius: f64,
 }
 
+/// What to do about a supply that is too weak.
+const SUPPLY: &str = "use a supply of 5 V and 3 A (5 A for a Raspberry Pi 5) and a short cable, and unplug what the USB ports feed";
+
 /// Bits 0 to 3 of the Raspberry Pi firmware's answer, true now; the same bits from 16 on say "since boot"
 /// (Raspberry Pi documentation, `vcgencmd get_throttled`).
 const FIRMWARE_BITS: [&str; 4] =
@@ -93,7 +96,8 @@ impl Thermal {
         self.say(bits & 0xf != 0);
         for (bit, name) in FIRMWARE_BITS.iter().enumerate() {
             if bits >> bit & 1 == 1 {
-                self.notes.push(format!("firmware: {name} now"));
+                let advice = if bit == 0 { format!("; {SUPPLY}") } else { String::new() };
+                self.notes.push(format!("firmware: {name} now{advice}"));
             } else if bits >> (bit + 16) & 1 == 1 {
                 self.notes.push(format!("firmware: {name} since boot"));
             }
@@ -108,11 +112,39 @@ impl Thermal {
             {
                 self.say(alarm != 0);
                 if alarm != 0 {
-                    self.notes.push("the supply voltage is too low (rpi_volt alarm)".into());
+                    self.notes.push(format!("the supply voltage is too low (rpi_volt alarm); {SUPPLY}"));
                 }
             }
         }
     }
+}
+
+/// The lowest temperature at which the kernel begins to slow the processor (a `passive` trip point), degrees Celsius. Zones
+/// named after the processor count, all of them where none is.
+pub fn passive_trip_celsius(root: &Root) -> Option<f64> {
+    const FOLDER: &str = "/sys/class/thermal";
+    let mut trips: Vec<(bool, f64)> = Vec::new();
+    for zone in root.list(FOLDER).iter().filter(|name| name.starts_with("thermal_zone")) {
+        let kind = root.read(&format!("{FOLDER}/{zone}/type")).unwrap_or_default().to_lowercase();
+        let is_processor = ["cpu", "soc", "core", "pkg", "package"].iter().any(|word| kind.contains(word));
+        for file in root.list(&format!("{FOLDER}/{zone}")) {
+            let Some(trip) = file.strip_suffix("_type").filter(|trip| trip.starts_with("trip_point_")) else {
+                continue;
+            };
+            let is_passive =
+                root.read(&format!("{FOLDER}/{zone}/{file}")).is_ok_and(|kind| kind == "passive");
+            let millidegrees = root.read_i64(&format!("{FOLDER}/{zone}/{trip}_temp"));
+            // Trip points that are not used read as zero or as absolute nonsense.
+            if let Some(celsius) = millidegrees.ok().map(|temp| temp as f64 / 1000.0)
+                && is_passive
+                && (30.0..=150.0).contains(&celsius)
+            {
+                trips.push((is_processor, celsius));
+            }
+        }
+    }
+    let any = trips.iter().any(|(is_processor, _)| *is_processor);
+    trips.into_iter().filter(|(own, _)| *own || !any).map(|(_, celsius)| celsius).reduce(f64::min)
 }
 
 fn zones(root: &Root) -> Vec<Zone> {
@@ -174,14 +206,39 @@ mod tests {
         let (_dir, root) = tree(&[(path, "50005\n")]);
         let thermal = Thermal::detect(&root);
         assert_eq!(thermal.throttled, Some(true));
-        assert_eq!(
-            thermal.notes,
-            ["firmware: under-voltage now", "firmware: throttled by heat or voltage now"]
-        );
+        assert!(thermal.notes[0].starts_with("firmware: under-voltage now; use a supply of 5 V and 3 A"));
+        assert_eq!(thermal.notes[1..], ["firmware: throttled by heat or voltage now"]);
         let (_dir, root) = tree(&[(path, "0x50000\n")]);
         let thermal = Thermal::detect(&root);
         assert_eq!(thermal.throttled, Some(false));
         assert!(thermal.notes.iter().all(|note| note.ends_with("since boot")) && thermal.notes.len() == 2);
+    }
+
+    #[test]
+    fn the_lowest_passive_trip_of_the_processor_counts() {
+        let trip = |zone: u32, kind: &'static str, trip: &'static str, temp: &'static str| {
+            let folder = format!("sys/class/thermal/thermal_zone{zone}");
+            [
+                (format!("{folder}/type"), kind),
+                (format!("{folder}/trip_point_0_type"), trip),
+                (format!("{folder}/trip_point_0_temp"), temp),
+            ]
+        };
+        let with = |zones: &[[(String, &str); 3]]| {
+            let files: Vec<(&str, &str)> =
+                zones.iter().flatten().map(|(path, text)| (path.as_str(), *text)).collect();
+            let (_dir, root) = tree(&files);
+            passive_trip_celsius(&root)
+        };
+        let wifi = trip(0, "iwlwifi_1\n", "passive\n", "60000\n");
+        let big = trip(1, "bigcore0-thermal\n", "passive\n", "85000\n");
+        let small = trip(2, "littlecore-thermal\n", "passive\n", "75000\n");
+        assert_eq!(with(&[wifi.clone(), big, small]), Some(75.0));
+        assert_eq!(with(core::slice::from_ref(&wifi)), Some(60.0));
+        let critical = trip(1, "cpu-thermal\n", "critical\n", "110000\n");
+        assert_eq!(with(&[critical]), None);
+        assert_eq!(with(&[trip(1, "cpu-thermal\n", "passive\n", "0\n"), wifi]), Some(60.0));
+        assert_eq!(with(&[]), None);
     }
 
     #[test]

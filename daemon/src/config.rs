@@ -370,6 +370,7 @@ impl Config {
             found: found.to_string(),
             expected: "a number of joules above 0",
         })?;
+        self.energy.check()?;
         self.http.as_ref().map_or(Ok(()), HttpSection::check)?;
         self.energy.check_meters(self.mqtt.is_some())?;
         self.energy.record.check(self.energy.price_per_kwh)?;

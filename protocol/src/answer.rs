@@ -9,9 +9,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-pub use crate::energy::{Energy, EnergyTotals, Idle, Method, Scope};
+pub use crate::energy::{Energy, EnergyTotals, Idle, Method, Pacing, Scope, SlowedBy};
 use crate::present::serialize_present;
 use crate::storage::Storage;
+pub use crate::usage::Usage;
 
 /// An answer. All but [`Answer::Token`] are the last one to their request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -343,31 +344,6 @@ pub struct Cancelled<F: Storage> {
     pub cancel: F::Text,
 }
 
-/// What a request took.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    pub prompt_tokens: u32,
-    /// Tokens generated; 0 for a decision.
-    pub generated_tokens: u32,
-    /// Nodes of the label tree that the model was run on.
-    pub label_rows: u32,
-    /// Time in the queue.
-    pub queue_ms: f64,
-    /// From the engine taking the request to its decision or its first token.
-    pub prefill_ms: f64,
-    /// From then to the end.
-    pub decode_ms: f64,
-    /// Prompt tokens (and label nodes) by `prefill_ms`.
-    pub prompt_tokens_per_second: Option<f64>,
-    /// Steps of decoding by `decode_ms`; `None` if there were none.
-    pub generated_tokens_per_second: Option<f64>,
-    /// Time of `prefill_ms` and `decode_ms` in which the daemon held still to keep its power budget or to stay cool;
-    /// `None` if it did not. Not in frames.
-    #[serde(default, with = "crate::named")]
-    pub paced_ms: Option<f64>,
-}
-
 /// How the daemon is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
@@ -401,6 +377,8 @@ pub struct Status<F: Storage> {
     pub tasks: F::List<F::Text>,
     /// Where the energy went; `None` without a meter.
     pub energy: Option<EnergyTotals<F>>,
+    /// What holds the engine back, and how warm it is.
+    pub pacing: Option<Pacing>,
 }
 
 /// Whether the daemon takes requests.

@@ -109,3 +109,38 @@ pub struct EnergyTotals<F: Storage> {
     /// Chip, counter zone or table row behind them.
     pub source: F::Text,
 }
+
+/// What holds the engine back.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pacing {
+    /// Watts that the mean of a window may be.
+    pub power_budget_w: Option<f64>,
+    /// The window in seconds.
+    pub window_s: Option<f64>,
+    /// Mean power of the last window; what came before the daemon counts as the budget.
+    pub mean_w: Option<f64>,
+    /// The highest temperature in degrees Celsius.
+    pub temperature_c: Option<f64>,
+    /// What it is kept below.
+    pub temperature_limit_c: Option<f64>,
+    /// Whether firmware or kernel slow the machine now; `None` where it cannot be seen.
+    pub throttled: Option<bool>,
+    /// How often they began to since the daemon started.
+    pub throttled_times: u64,
+    /// Share of the time in which the engine had work and worked, of late.
+    pub working: f64,
+    /// Seconds in which it held still so far.
+    pub paced_s: f64,
+    /// Why it holds still now; `None` if it does not.
+    pub slowed_by: Option<SlowedBy>,
+}
+
+/// Why the engine holds still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowedBy {
+    /// To keep the power budget.
+    Power,
+    /// To stay cool.
+    Heat,
+}

@@ -41,6 +41,7 @@ pub mod json;
 pub mod limits;
 pub mod request;
 pub mod storage;
+mod usage;
 
 mod named;
 mod present;

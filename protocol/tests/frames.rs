@@ -93,7 +93,7 @@ fn fields_of_an_older_and_of_a_newer_side() {
     let text = decode::<Request<Small>>(&mut around(&used)).map(|read| read.text.unwrap());
     assert_eq!(text.as_deref(), Ok("hi"));
     // A text cannot be lacking, nor can a list claim what is not there.
-    assert_eq!(read(&plain[..plain.len() - 3]).err(), Some(FrameError::Message));
+    assert_eq!(read(&plain[..plain.len() - 4]).err(), Some(FrameError::Message));
     let endless = [&[VERSION][..], b"\x017\0\x01\0\0\0\0\x01\xff\xff\xff\xff\x0f"].concat();
     // Sixteen labels would have room, and there are fewer.
     assert_eq!(decode_all::<Request<Fixed<64, 64>>>(&mut around(&endless)).err(), Some(FrameError::Message));

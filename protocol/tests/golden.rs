@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tern_protocol::answer::{
-    Cancelled, Decision, Energy, Failure, Finish, Idle, Method, Probability, Reason, Requests, Scope, State,
-    Status, Text, Token, Tokens, Usage, Value,
+    Cancelled, Decision, Energy, Failure, Finish, Idle, Method, Pacing, Probability, Reason, Requests, Scope,
+    SlowedBy, State, Status, Text, Token, Tokens, Usage, Value,
 };
 use tern_protocol::frame::{decode, decode_all, encode};
 use tern_protocol::json::Json;
@@ -247,8 +247,22 @@ fn answers_about_requests_are_pinned() {
         uptime_s: 3600.5,
         tasks: list([text("t")]),
         energy: None,
+        pacing: None,
     };
-    pinned("how", Answer::Status(how));
+    pinned("how", Answer::Status(how.clone()));
+    let pacing = Pacing {
+        power_budget_w: Some(5.0),
+        window_s: Some(60.0),
+        mean_w: Some(4.5),
+        temperature_c: None,
+        temperature_limit_c: None,
+        throttled: Some(false),
+        throttled_times: 300,
+        working: 0.5,
+        paced_s: 12.5,
+        slowed_by: Some(SlowedBy::Power),
+    };
+    pinned("paced", Answer::Status(Status { pacing: Some(pacing), ..how }));
     let failure = |id: Option<&str>, reason: Reason, message: &str, retry_after_ms| {
         let (id, message) = (id.map(text), text(message));
         Answer::Error(Failure::<Small> { id, code: reason.code(), reason, message, retry_after_ms })

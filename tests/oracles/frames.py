@@ -87,6 +87,10 @@ SAMPLING = (some(single(0.5)) + some(number(300)) + NO + NO + NO + some(number(2
 TEXT = (number(2) + text("c") + text("ok") + number(2)
         + usage(4, 5, 0, 0.5, 8.0, 16.0, some(double(500.0)), some(double(250.0))) + UNMETERED + text("m") + NO + NO)
 
+HOW = (number(4) + text("8") + number(0) + text("m") + text("scalar-t2i8") + number(2) + text("0.1.0") + number(1)
+       + number(2) + number(300) + number(2) + number(1) + number(0) + number(70000) + number(50) + double(3600.5)
+       + items([text("t")]) + NO)
+
 GOLDEN = {
     "task": request("7", task=some(text("t")), given=some(text("hi"))),
     "ask_choice": request("a", ask=some(ASK_CHOICE), given=some(text("x")), deadline_ms=some(number(2000))),
@@ -112,9 +116,9 @@ GOLDEN = {
     "spent": (number(2) + text("f") + text("ok") + number(5) + usage(4, 2, 0, 0.5, 8.0, 16.0, NO, NO) + UNMETERED
               + text("m") + NO + NO + NO),
     "cancelled": number(3) + text("9") + text("7"),
-    "how": (number(4) + text("8") + number(0) + text("m") + text("scalar-t2i8") + number(2) + text("0.1.0") + number(1)
-            + number(2) + number(300) + number(2) + number(1) + number(0) + number(70000) + number(50) + double(3600.5)
-            + items([text("t")]) + NO),
+    "how": HOW + NO,
+    "paced": (HOW + some(some(double(5.0)) + some(double(60.0)) + some(double(4.5)) + NO + NO + some(NO) + number(300)
+              + double(0.5) + double(12.5) + some(number(0)))),
     "error": number(5) + NO + number(429) + number(5) + text("full") + some(number(700)),
     "costly": number(5) + some(text("f")) + number(402) + number(11) + text("no") + NO,
     "forbidden": number(5) + some(text("7")) + number(403) + number(10) + text("no") + NO,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use tern_protocol::answer::State;
+use tern_protocol::answer::{Pacing, SlowedBy, State};
 
 use crate::client::Client;
 use crate::config::default_socket;
@@ -67,6 +67,42 @@ fn text(status: &Status) -> String {
             text,
             "energy    {:.1} J since the start, {:.1} J of them for requests, by {}",
             energy.counter_joules, energy.requests_joules, energy.source
+        );
+    }
+    if let Some(pacing) = &status.pacing {
+        text += &pace(pacing);
+    }
+    text
+}
+
+/// Lines on power and warmth, where there is something to say.
+fn pace(pacing: &Pacing) -> String {
+    let mut text = String::new();
+    if let (Some(budget_w), Some(window_s)) = (pacing.power_budget_w, pacing.window_s) {
+        let mean = pacing.mean_w.map_or("unknown".to_owned(), |mean_w| format!("{mean_w:.2} W"));
+        let _ = writeln!(text, "power     {mean} over the last {window_s} s, of a budget of {budget_w} W");
+    }
+    if let Some(celsius) = pacing.temperature_c {
+        let limit =
+            pacing.temperature_limit_c.map(|limit| format!(", kept below {limit:.0}")).unwrap_or_default();
+        let slowed = match pacing.throttled {
+            Some(true) => format!("; slowed by firmware or kernel now (time {})", pacing.throttled_times),
+            Some(false) => format!("; slowed by firmware or kernel {} times", pacing.throttled_times),
+            None => String::new(),
+        };
+        let _ = writeln!(text, "warmth    {celsius:.1} degrees Celsius{limit}{slowed}");
+    }
+    if pacing.paced_s > 0.0 {
+        let now = match pacing.slowed_by {
+            Some(SlowedBy::Power) => ", now to keep the power budget",
+            Some(SlowedBy::Heat) => ", now to stay cool",
+            None => "",
+        };
+        let share = 100.0 * pacing.working;
+        let _ = writeln!(
+            text,
+            "paced     {:.1} s held still so far{now}; works {share:.0} % of the time",
+            pacing.paced_s
         );
     }
     text

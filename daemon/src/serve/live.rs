@@ -1,7 +1,7 @@
 //! A job in the engine, and what has come of it so far.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tern_runtime::engine::{self, Event, Usage};
 use tern_runtime::tokenizer::Tokenizer;
@@ -21,6 +21,8 @@ pub struct Live {
     pub prefill_end: Option<Instant>,
     pub prefill_rows: usize,
     pub decode_rows: usize,
+    /// Time in which the engine held still.
+    pub paced: Duration,
     pub text: String,
     /// Where the text begins that was not sent yet.
     unsent: usize,
@@ -56,6 +58,7 @@ impl Live {
             prefill_end: None,
             prefill_rows: 0,
             decode_rows: 0,
+            paced: Duration::ZERO,
             text: String::new(),
             unsent: 0,
             probabilities: Vec::new(),
@@ -97,6 +100,7 @@ impl Live {
             decode: now.saturating_duration_since(prefill_end),
             prefill_rows: self.prefill_rows,
             decode_rows: self.decode_rows,
+            paced: self.paced,
         }
     }
 

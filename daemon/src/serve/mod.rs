@@ -8,11 +8,14 @@
 //! client.
 
 mod charges;
+pub mod climate;
 pub mod counters;
 pub mod form;
 mod live;
 pub mod long;
 pub mod meters;
+pub mod pace;
+pub mod pacing;
 pub mod queue;
 pub mod report;
 pub mod requester;
@@ -20,6 +23,7 @@ pub mod service;
 pub mod session;
 pub mod spending;
 pub mod state;
+mod submit;
 pub mod tokenizing;
 pub mod worker;
 
@@ -53,13 +57,15 @@ use crate::transport::serial::{SerialError, SerialTransport};
 use crate::transport::unix::UnixTransport;
 use crate::transport::unix::claim::{Claim, SocketError};
 use crate::wire::{self, Failure};
+use climate::Climate;
 use long::{LongTexts, Surroundings};
 use meters::Meters;
+use pacing::{BudgetError, Pacing};
 use queue::Queue;
 use service::Service;
 use spending::Budgets;
 use state::{Facts, State};
-use worker::Worker;
+use worker::{Metering, Worker};
 
 /// What clients are told while the daemon stops.
 pub(crate) const STOPPING: &str = "the daemon is shutting down; send the request again when it is back";
@@ -99,6 +105,8 @@ pub enum ServeError {
     Serial(SerialError),
     /// The bridge to the broker cannot start.
     Mqtt(MqttError),
+    /// The budget of watts cannot be kept.
+    Power(BudgetError),
     /// The model cannot be used.
     Model(OpenError),
     /// The system refused a thread.
@@ -115,6 +123,7 @@ impl fmt::Display for ServeError {
             ServeError::Http(error) => write!(f, "{error}"),
             ServeError::Serial(error) => write!(f, "{error}"),
             ServeError::Mqtt(error) => write!(f, "{error}"),
+            ServeError::Power(error) => write!(f, "{error}"),
             ServeError::Model(error) => write!(f, "{error}"),
             ServeError::Thread(_) => f.write_str("the system refuses a thread; raise the limit of tasks"),
             ServeError::EngineDied => {
@@ -133,6 +142,7 @@ impl Error for ServeError {
             ServeError::Http(error) => error.source(),
             ServeError::Serial(error) => error.source(),
             ServeError::Mqtt(error) => error.source(),
+            ServeError::Power(error) => error.source(),
             ServeError::Model(error) => error.source(),
             ServeError::Thread(error) => Some(error),
             ServeError::EngineDied => None,
@@ -155,6 +165,7 @@ impl From<ServeError> for CommandError {
             ServeError::Mqtt(MqttError::UnknownTask { .. }) => {
                 CommandError::from_error(Exit::BadInput, &error)
             }
+            ServeError::Power(_) => CommandError::from_error(Exit::BadInput, &error),
             ServeError::Mqtt(MqttError::Secret(_)) => CommandError::from_error(Exit::NoInput, &error),
             ServeError::Mqtt(_) => CommandError::from_error(Exit::CannotCreate, &error),
             ServeError::Thread(_) | ServeError::EngineDied => {
@@ -185,7 +196,7 @@ impl Server {
         for problem in &machine.problems {
             log::warn!("{problem}");
         }
-        let mut handle = Server::start_metered(config, model, meter)?;
+        let mut handle = Server::start_on(config, model, meter, Root::new("/"))?;
         handle.plug = listener;
         Ok(handle)
     }
@@ -199,6 +210,20 @@ impl Server {
         model: &ModelChoice,
         meter: Option<Box<dyn Meter>>,
     ) -> Result<ServerHandle, ServeError> {
+        Server::start_on(config, model, meter, Root::new("/"))
+    }
+
+    /// As [`Server::start_metered`], with temperatures as under `root`.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_on(
+        config: &Config,
+        model: &ModelChoice,
+        meter: Option<Box<dyn Meter>>,
+        root: Root,
+    ) -> Result<ServerHandle, ServeError> {
+        pacing::check(&config.energy, meter.as_deref()).map_err(ServeError::Power)?;
         let tasks = TaskSet::load(config.tasks.folder.as_deref()).map_err(ServeError::Tasks)?;
         // Before the model: a second daemon must not load one only to find that there is a first.
         let claim = Claim::take(&config.socket).map_err(ServeError::Socket)?;
@@ -213,8 +238,7 @@ impl Server {
             .map(|meter| meters::steadily_read(meter, origin))
             .transpose()
             .map_err(ServeError::Thread)?;
-        let (engine, ready) =
-            start_engine(config.model_choice(model), meter, &queue, config.limits.long_texts, origin)?;
+        let (engine, ready) = start_engine(config, model, Sensors { meter, root, origin }, &queue)?;
         let Ready { opened, form, slots } = ready;
         let facts = Facts {
             model: opened.title().to_owned(),
@@ -281,13 +305,23 @@ impl EngineThread {
     }
 }
 
-fn start_engine(
-    model: ModelChoice,
+/// What the engine's thread reads of the machine.
+struct Sensors {
     meter: Option<Box<dyn Meter>>,
-    queue: &Arc<Queue>,
-    long_texts: usize,
+    /// Where temperatures are.
+    root: Root,
+    /// Zero of the meter's clock.
     origin: Instant,
+}
+
+fn start_engine(
+    config: &Config,
+    model: &ModelChoice,
+    Sensors { meter, root, origin }: Sensors,
+    queue: &Arc<Queue>,
 ) -> Result<(EngineThread, Ready), ServeError> {
+    let (model, long_texts) = (config.model_choice(model), config.limits.long_texts);
+    let section = config.energy.clone();
     let queue = Arc::clone(queue);
     let (tell, told) = mpsc::sync_channel(1);
     let (go, gone) = mpsc::sync_channel::<Arc<State>>(1);
@@ -305,6 +339,8 @@ fn start_engine(
                     && let Ok(state) = gone.recv()
                 {
                     let ledger = Ledger::new(meter, origin.elapsed());
+                    let pacing = Pacing::new(&section, Climate::new(root));
+                    let metering = Metering { ledger, pacing, origin };
                     let around = Surroundings {
                         queue: Arc::clone(&queue),
                         state: Arc::clone(&state),
@@ -313,7 +349,7 @@ fn start_engine(
                         prompt_bytes: options.prompt_bytes,
                     };
                     let long = LongTexts::new(around, long_texts);
-                    Worker::new(engine, &queue, &state, long, ledger, origin, pulse).run();
+                    Worker::new(engine, &queue, &state, long, metering, pulse).run();
                 }
             });
             if let Err(error) = outcome {
@@ -407,3 +443,6 @@ mod schema_tests;
 
 #[cfg(test)]
 mod spending_tests;
+
+#[cfg(test)]
+mod pacing_tests;

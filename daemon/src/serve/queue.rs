@@ -249,6 +249,13 @@ impl Queue {
         self.state().stop_by
     }
 
+    /// Holds still for so long, or until the engine's thread is to know something; what waits for the engine goes on waiting.
+    pub fn pause(&self, pause: Duration) {
+        let quiet = |state: &mut State| state.notices.is_empty();
+        let waited = self.changed.wait_timeout_while(self.state(), pause, quiet);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Waits until there is something to do, for at most `longest`.
     pub fn wait(&self, longest: Duration) {
         let idle =

@@ -21,6 +21,8 @@ pub struct Times {
     pub prefill_rows: usize,
     /// Rows of the engine that decoded.
     pub decode_rows: usize,
+    /// Time since the engine took it in which the engine held still.
+    pub paced: Duration,
 }
 
 /// `value` to three decimals: more is noise.
@@ -57,7 +59,7 @@ pub fn usage(counted: &Counted, times: &Times) -> wire::Usage {
         decode_ms: ms(times.decode),
         prompt_tokens_per_second: rate(times.prefill_rows, times.prefill),
         generated_tokens_per_second: rate(times.decode_rows, times.decode),
-        paced_ms: None,
+        paced_ms: (!times.paced.is_zero()).then(|| ms(times.paced)),
     }
 }
 
@@ -125,9 +127,10 @@ mod tests {
             decode: Duration::ZERO,
             prefill_rows: 100,
             decode_rows: 0,
+            paced: Duration::from_millis(7),
         };
         let usage = usage(&counted, &times);
-        assert_eq!((usage.queue_ms, usage.prefill_ms), (1.234, 50.0));
+        assert_eq!((usage.queue_ms, usage.prefill_ms, usage.paced_ms), (1.234, 50.0, Some(7.0)));
         assert_eq!(usage.prompt_tokens_per_second, Some(2000.0));
         assert_eq!(usage.generated_tokens_per_second, None);
     }

@@ -76,25 +76,25 @@ pub fn check(max_joules: Option<f64>) -> Result<(), BadJoules> {
 /// What reading prompts cost lately.
 #[derive(Debug, Default)]
 pub struct PromptCost {
-    /// Joules by prompt token.
+    /// Joules, or whatever is noted, by prompt token.
     recent: VecDeque<f64>,
 }
 
 impl PromptCost {
-    /// Notes a prompt of so many tokens that the meter could resolve.
-    pub fn note(&mut self, joules: f64, tokens: usize) {
+    /// Notes what a prompt of so many tokens cost.
+    pub fn note(&mut self, cost: f64, tokens: usize) {
         if tokens == 0 {
             return;
         }
         if self.recent.len() == REMEMBERED {
             self.recent.pop_front();
         }
-        self.recent.push_back(joules / tokens as f64);
+        self.recent.push_back(cost / tokens as f64);
     }
 
     /// What a prompt of so many tokens costs at the least: as much as the cheapest of those remembered would have. `None`
     /// before there are enough of them.
-    pub fn least_joules(&self, tokens: usize) -> Option<f64> {
+    pub fn least(&self, tokens: usize) -> Option<f64> {
         let cheapest = self.recent.iter().copied().reduce(f64::min)?;
         (self.recent.len() >= ENOUGH).then_some(cheapest * tokens as f64)
     }
@@ -146,12 +146,12 @@ mod tests {
         cost.note(1.0, 100);
         cost.note(2.0, 100);
         cost.note(9.0, 0);
-        assert_eq!(cost.least_joules(50), None, "two are not enough");
+        assert_eq!(cost.least(50), None, "two are not enough");
         cost.note(4.0, 100);
-        assert_eq!(cost.least_joules(50), Some(0.5));
+        assert_eq!(cost.least(50), Some(0.5));
         for _ in 0..REMEMBERED {
             cost.note(3.0, 100);
         }
-        assert_eq!(cost.least_joules(50), Some(1.5), "the old ones are forgotten");
+        assert_eq!(cost.least(50), Some(1.5), "the old ones are forgotten");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tern_boards::energy::Totals;
-use tern_protocol::answer::{EnergyTotals, Method, Scope, State as Readiness, Tokens};
+use tern_protocol::answer::{EnergyTotals, Method, Pacing, Scope, State as Readiness, Tokens};
 
 use super::counters::{Counters, Ending, Way};
 use super::queue::Queue;
@@ -46,6 +46,9 @@ pub struct State {
     /// Mean time of a request in the engine, in microseconds, recent ones weighing more.
     service_us: AtomicU64,
     energy: Mutex<Option<Energy>>,
+    /// Time in which the engine held still, in microseconds.
+    paced_us: AtomicU64,
+    pacing: Mutex<Option<(Pacing, Zones)>>,
     /// Where the energy went by hour and task.
     pub daybook: Daybook,
 }
@@ -55,6 +58,9 @@ impl AsRef<Daybook> for State {
         &self.daybook
     }
 }
+
+/// Temperatures by zone, in degrees Celsius.
+pub type Zones = Vec<(String, f64)>;
 
 /// Where the energy went, by a meter.
 #[derive(Clone, Debug)]
@@ -85,6 +91,8 @@ impl State {
             service_us: AtomicU64::new(0),
             energy: Mutex::new(None),
             daybook: Daybook::default(),
+            paced_us: AtomicU64::new(0),
+            pacing: Mutex::new(None),
         }
     }
 
@@ -124,6 +132,25 @@ impl State {
     /// Where the energy went so far; `None` without a meter.
     pub fn energy(&self) -> Option<Energy> {
         self.energy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a time in which the engine held still.
+    pub fn count_pause(&self, pause: Duration) {
+        self.paced_us.fetch_add(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Says what holds the engine back, and how warm it is.
+    pub fn set_pacing(&self, pacing: Pacing, zones: Zones) {
+        *self.pacing.lock().unwrap_or_else(PoisonError::into_inner) = Some((pacing, zones));
+    }
+
+    /// What holds the engine back, and how warm it is; `None` before the engine first looked.
+    pub fn pacing(&self) -> Option<(Pacing, Zones)> {
+        let mut pacing = self.pacing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((pacing, _)) = &mut pacing {
+            pacing.paced_s = report::thousandths(self.paced_us.load(Ordering::Relaxed) as f64 * 1e-6);
+        }
+        pacing
     }
 
     /// Tokens so far.
@@ -182,6 +209,7 @@ impl State {
                 method: energy.method,
                 source: energy.source,
             }),
+            pacing: self.pacing().map(|(pacing, _)| pacing),
         }
     }
 }

@@ -14,6 +14,12 @@ use crate::wire::{Answer, Energy, Generate, Request, Status};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
 
+/// A model that is ready at once, on one thread.
+pub(super) fn choice() -> ModelChoice {
+    let engine = EngineChoice { threads: Some(1), ..EngineChoice::default() };
+    ModelChoice { path: Some(TINY.into()), engine }
+}
+
 pub(super) fn start(meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
     start_with(Config::default(), meter)
 }
@@ -21,8 +27,7 @@ pub(super) fn start(meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandl
 pub(super) fn start_with(mut config: Config, meter: Option<FakeMeter>) -> (tempfile::TempDir, ServerHandle) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     config.socket.path = folder.path().join("t.sock");
-    let engine = EngineChoice { threads: Some(1), ..EngineChoice::default() };
-    let model = ModelChoice { path: Some(TINY.into()), engine };
+    let model = choice();
     let meter = meter.map(|meter| Box::new(meter) as Box<dyn Meter>);
     let server = Server::start_metered(&config, &model, meter).expect("it starts");
     (folder, server)

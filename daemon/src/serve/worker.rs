@@ -4,22 +4,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tern_boards::Root;
 use tern_boards::energy::model::Traffic;
 use tern_boards::energy::{Completed, Ledger, Meter};
-use tern_boards::thermal::Thermal;
-use tern_protocol::answer::{Answer, Cancelled, Finish, Probability, Reason};
-use tern_runtime::engine::{self, Engine, Generate, Goal, Refusal, Request};
+use tern_protocol::answer::{Answer, Cancelled, Probability, Reason};
+use tern_runtime::engine::{self, Engine, Refusal};
 
 use super::charges;
 use super::counters::{Ending, Way};
 use super::live::Live;
 use super::long::LongTexts;
+use super::pacing::Pacing;
 use super::queue::{Job, Notice, Queue};
 use super::refusal;
 use super::report;
 use super::spending::{PromptCost, told_early, told_late};
 use super::state::State;
+use super::submit::{finish, reason, submit};
 use crate::grammar::Rules;
 use crate::model::residence::streamed_a_step;
 use crate::systemd::Watchdog;
@@ -30,8 +30,15 @@ use crate::wire::{Decision, Text};
 /// How often idle energy is read, and the longest the thread sleeps.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// How long a look at the throttling flags serves.
-const THROTTLE_AGE: Duration = Duration::from_secs(1);
+/// What the worker counts joules and holds still by.
+pub struct Metering {
+    /// Whose joules they are.
+    pub ledger: Ledger,
+    /// When it holds still.
+    pub pacing: Pacing,
+    /// Zero of their clock.
+    pub origin: Instant,
+}
 
 /// The engine's thread.
 pub struct Worker<'w, 'e> {
@@ -53,9 +60,12 @@ pub struct Worker<'w, 'e> {
     next_key: u64,
     /// Bytes that a step streams from memory, and the meter's count of them, where it has one.
     traffic: Option<(u64, Traffic)>,
-    throttled: Option<(Instant, Option<bool>)>,
-    /// What prompts cost lately.
+    /// When it holds still.
+    pacing: Pacing,
+    /// What prompts cost lately, in joules.
     prompt_cost: PromptCost,
+    /// And in seconds, pauses included.
+    prompt_time: PromptCost,
 }
 
 /// Time for the parts of a step.
@@ -64,59 +74,14 @@ fn nanoseconds() -> u64 {
     ORIGIN.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
-/// Gives a job to the engine.
-fn submit(engine: &mut Engine<'_>, key: u64, job: &Job) -> Result<(), Refusal> {
-    let pieces = job.prompt.pieces();
-    let texts: Vec<&str>;
-    let goal = match job.answering() {
-        Answering::Decision { labels, .. } => {
-            texts = labels.iter().map(String::as_str).collect();
-            Goal::Choose { labels: &texts }
-        }
-        &Answering::Text { sampling, ref stops, max_tokens, logprobs, .. } => {
-            texts = stops.iter().map(String::as_str).collect();
-            Goal::Generate(Generate {
-                sampling,
-                max_tokens,
-                stops: &texts,
-                ignore_stop_tokens: false,
-                logprobs,
-            })
-        }
-    };
-    engine.submit(&Request { key, prompt: &pieces, goal })
-}
-
-/// The reason of a refusal, for programs.
-fn reason(refusal: &Refusal) -> Reason {
-    match refusal {
-        Refusal::ContextOverflow { .. } | Refusal::PromptTooLong { .. } | Refusal::Busy { .. } => {
-            Reason::TooLarge
-        }
-        _ => Reason::BadRequest,
-    }
-}
-
-fn finish(reason: engine::Finish) -> Finish {
-    match reason {
-        // Where a schema is satisfied and nothing may follow, no token is needed to end the text.
-        engine::Finish::StopToken | engine::Finish::Complete => Finish::StopToken,
-        engine::Finish::StopString => Finish::StopString,
-        engine::Finish::MaxTokens => Finish::MaxTokens,
-        engine::Finish::Ended => Finish::Energy,
-        _ => Finish::ContextFull,
-    }
-}
-
 impl<'w, 'e> Worker<'w, 'e> {
-    /// A worker on `engine`, with a ledger whose clock began at `origin`, that counts up `pulse`.
+    /// A worker on `engine` that counts up `pulse`.
     pub fn new(
         engine: &'w mut Engine<'e>,
         queue: &'w Queue,
         state: &'w State,
         long: LongTexts,
-        ledger: Ledger,
-        origin: Instant,
+        Metering { ledger, pacing, origin }: Metering,
         pulse: Arc<AtomicU64>,
     ) -> Self {
         engine.set_clock(nanoseconds);
@@ -136,8 +101,9 @@ impl<'w, 'e> Worker<'w, 'e> {
             live: Vec::new(),
             rules: Rules::default(),
             next_key: 0,
-            throttled: None,
+            pacing,
             prompt_cost: PromptCost::default(),
+            prompt_time: PromptCost::default(),
         }
     }
 
@@ -169,8 +135,11 @@ impl<'w, 'e> Worker<'w, 'e> {
                 self.admit();
             }
             self.state.set_live(self.live.len());
+            self.pacing.look(self.origin.elapsed(), &self.ledger, self.state);
             if !self.live.is_empty() {
-                self.step();
+                if !self.hold() {
+                    self.step();
+                }
             } else if self.queue.stop_by().is_some() {
                 break;
             } else {
@@ -187,7 +156,7 @@ impl<'w, 'e> Worker<'w, 'e> {
     /// Reads the meter between steps.
     fn tick(&mut self) {
         let now = self.origin.elapsed();
-        self.ledger.tick(now);
+        self.pacing.tick(now, &mut self.ledger);
         self.state.set_energy(&self.ledger);
         self.state.daybook.open().settle(&self.ledger, now);
     }
@@ -213,10 +182,10 @@ impl<'w, 'e> Worker<'w, 'e> {
                 }
                 Ok(()) => {
                     self.next_key += 1;
-                    if let Some(message) = self.unaffordable(key, &job) {
+                    if let Some((reason, message)) = self.unaffordable(key, &job) {
                         self.engine.cancel(key);
                         self.state.count(job.session.way(), Ending::Refused);
-                        job.session.send(&refusal(Some(job.id), Reason::Energy, message));
+                        job.session.send(&refusal(Some(job.id), reason, message));
                         continue;
                     }
                     if let Some(grammar) = job.grammar.take() {
@@ -229,12 +198,38 @@ impl<'w, 'e> Worker<'w, 'e> {
         }
     }
 
-    /// What to tell a client whose prompt would cost more joules than it may.
-    fn unaffordable(&self, key: u64, job: &Job) -> Option<String> {
-        let max_joules = job.max_joules?;
+    /// What to tell a client whose prompt would cost more joules than it may, or more time than it has at this pace.
+    fn unaffordable(&self, key: u64, job: &Job) -> Option<(Reason, String)> {
         let tokens = self.engine.prompt_tokens(key)?;
-        let least_joules = self.prompt_cost.least_joules(tokens)?;
-        (least_joules > max_joules).then(|| told_early(tokens, least_joules, max_joules))
+        let joules = self.prompt_cost.least(tokens).zip(job.max_joules);
+        if let Some((least_joules, max_joules)) = joules.filter(|(least, most)| least > most) {
+            return Some((Reason::Energy, told_early(tokens, least_joules, max_joules)));
+        }
+        let (by, given) = job.deadline?;
+        let (why, least_s) = self.pacing.told().zip(self.prompt_time.least(tokens))?;
+        let is_late = least_s > by.saturating_duration_since(Instant::now()).as_secs_f64();
+        let given_ms = given.as_millis();
+        is_late.then(|| {
+            let message = format!(
+                "the prompt of {tokens} tokens takes at least {least_s:.1} s, and the deadline is {given_ms} ms: {why}; \
+                 give it more time or send less"
+            );
+            (Reason::Deadline, message)
+        })
+    }
+
+    /// Holds still for a while if the pace says so; says whether it did.
+    fn hold(&mut self) -> bool {
+        let now = self.origin.elapsed();
+        let Some(pause) = self.pacing.pause(now, &mut self.ledger) else { return false };
+        self.queue.pause(pause);
+        let held = self.origin.elapsed().saturating_sub(now);
+        self.pacing.held(held);
+        self.state.count_pause(held);
+        for live in &mut self.live {
+            live.paced += held;
+        }
+        true
     }
 
     /// Ends requests whose joules are spent: texts with what they have, others without an answer.
@@ -264,7 +259,9 @@ impl<'w, 'e> Worker<'w, 'e> {
 
     /// Runs one step and sends what came of it.
     fn step(&mut self) {
-        self.ledger.begin_step(self.origin.elapsed());
+        let began = self.origin.elapsed();
+        self.ledger.begin_step(began);
+        let before_uj = self.ledger.totals().map(|totals| totals.counter_uj);
         let live = &mut self.live;
         let step = self.engine.step_under(&mut self.rules, |key, event| {
             if let Some(live) = live.iter_mut().find(|live| live.key == key) {
@@ -278,6 +275,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         let at = now.saturating_duration_since(self.origin);
         let shares = charges::shares(&step);
         let parts = self.ledger.end_step(at, &shares);
+        self.pacing.stepped(began, before_uj, at, &self.ledger);
         let mut book = self.state.daybook.open();
         charges::charge(&step, parts.as_deref(), &mut self.live, &mut book);
         book.settle(&self.ledger, at);
@@ -308,13 +306,14 @@ impl<'w, 'e> Worker<'w, 'e> {
         let completed = Completed {
             prefill_tokens: if one_token { 0 } else { counted.prompt_tokens as u64 },
             decode_tokens: live.decode_rows as u64,
-            throttled: self.throttled(now),
+            throttled: self.pacing.throttled(),
         };
         let tokens_below_resolution = live.job.stream && self.ledger.resolves_tokens(live.key) == Some(false);
         let energy = self.ledger.finish(live.key, completed);
         if let Some(joules) = energy.prefill_joules.filter(|_| !energy.below_resolution) {
             self.prompt_cost.note(joules, live.prefill_rows);
         }
+        self.prompt_time.note(times.prefill.as_secs_f64(), live.prefill_rows);
         self.state.set_energy(&self.ledger);
         // First, so that a client that has its answer finds it counted.
         self.state.set_live(self.live.len());
@@ -396,8 +395,10 @@ impl<'w, 'e> Worker<'w, 'e> {
 
     fn tell_expired(&self, job: &Job, when: &str) {
         let given_ms = job.deadline.map_or(0, |(_, given)| given.as_millis());
-        let message =
-            format!("the deadline of {given_ms} ms ran out {when}; give it more time or send less at once");
+        let paced = self.pacing.told().map(|why| format!("; {why}")).unwrap_or_default();
+        let message = format!(
+            "the deadline of {given_ms} ms ran out {when}; give it more time or send less at once{paced}"
+        );
         self.state.count(job.session.way(), Ending::Expired);
         job.session.send(&refusal(Some(job.id.clone()), Reason::Deadline, message));
     }
@@ -473,18 +474,6 @@ impl<'w, 'e> Worker<'w, 'e> {
     fn book_end(&self, way: Way, label: &str, answered: bool) {
         if way != Way::Own {
             self.state.daybook.open().end(label, answered);
-        }
-    }
-
-    /// Whether the machine is slowed, as of about now.
-    fn throttled(&mut self, now: Instant) -> Option<bool> {
-        match self.throttled {
-            Some((at, throttled)) if now.saturating_duration_since(at) < THROTTLE_AGE => throttled,
-            _ => {
-                let throttled = Thermal::detect(&Root::new("/")).throttled;
-                self.throttled = Some((now, throttled));
-                throttled
-            }
         }
     }
 }

@@ -44,6 +44,10 @@ impl Sums {
         sum.label_rows += usage.label_rows;
         sum.prefill_ms += usage.prefill_ms;
         sum.decode_ms += usage.decode_ms;
+        sum.paced_ms = match (sum.paced_ms, usage.paced_ms) {
+            (Some(sum), Some(part)) => Some(sum + part),
+            (sum, part) => sum.or(part),
+        };
         self.prompt_rows += usage.prompt_tokens_per_second.unwrap_or(0.0) * usage.prefill_ms;
         self.decoded_rows += usage.generated_tokens_per_second.unwrap_or(0.0) * usage.decode_ms;
         let waited = Duration::from_secs_f64((usage.queue_ms / 1e3).max(0.0));
@@ -63,6 +67,7 @@ impl Sums {
             queue_ms: thousandths(queue.as_secs_f64() * 1e3),
             prefill_ms: thousandths(self.usage.prefill_ms),
             decode_ms: thousandths(self.usage.decode_ms),
+            paced_ms: self.usage.paced_ms.map(thousandths),
             prompt_tokens_per_second: rate(self.prompt_rows, self.usage.prefill_ms),
             generated_tokens_per_second: rate(self.decoded_rows, self.usage.decode_ms),
             ..self.usage

@@ -2,6 +2,7 @@
 //!
 //! Base units, counters that end in `_total`, and no label whose values clients choose. What is not known has no line.
 
+use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use serde_json::json;
@@ -56,6 +57,7 @@ pub fn render(service: &Service) -> String {
         page.sample(&format!("{name}_count"), &[transport], histogram.count);
     }
     energy(&mut page, service);
+    pacing(&mut page, service);
     if let Ok(began) = state.began_at().duration_since(UNIX_EPOCH) {
         let help = "When the daemon started, in seconds since 1970.";
         page.gauge("process_start_time_seconds", help, began.as_secs_f64());
@@ -89,5 +91,48 @@ fn energy(page: &mut Page, service: &Service) {
     if let Some(watts) = energy.idle_watts {
         page.family("tern_idle_power_watts", "gauge", "Power of the idle system.");
         page.sample("tern_idle_power_watts", &labels, watts);
+    }
+}
+
+fn pacing(page: &mut Page, service: &Service) {
+    let Some((pacing, zones)) = service.state.pacing() else { return };
+    let name = "tern_paced_seconds_total";
+    page.family(
+        name,
+        "counter",
+        "Time in which the engine held still to keep its power budget or to stay cool.",
+    );
+    page.sample(name, &[], pacing.paced_s);
+    for (name, help, value) in [
+        ("tern_power_budget_watts", "What the machine may draw on average.", pacing.power_budget_w),
+        (
+            "tern_power_mean_watts",
+            "What it drew on average over the last window of the budget.",
+            pacing.mean_w,
+        ),
+        ("tern_temperature_limit_celsius", "What its temperature is kept below.", pacing.temperature_limit_c),
+    ] {
+        if let Some(value) = value {
+            page.gauge(name, help, value);
+        }
+    }
+    if let Some(throttled) = pacing.throttled {
+        page.gauge("tern_throttled", "Whether firmware or kernel slow the machine now.", u8::from(throttled));
+        let name = "tern_throttled_times_total";
+        page.family(name, "counter", "How often they began to.");
+        page.sample(name, &[], pacing.throttled_times);
+    }
+    // Several zones may bear one name; the warmest of them stands for all.
+    let mut warmest: BTreeMap<&str, f64> = BTreeMap::new();
+    for (zone, celsius) in &zones {
+        let highest = warmest.entry(zone).or_insert(*celsius);
+        *highest = highest.max(*celsius);
+    }
+    if !warmest.is_empty() {
+        let name = "tern_temperature_celsius";
+        page.family(name, "gauge", "Temperature by thermal zone.");
+        for (zone, celsius) in warmest {
+            page.sample(name, &[("zone", zone)], celsius);
+        }
     }
 }
