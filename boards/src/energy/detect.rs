@@ -236,7 +236,7 @@ impl Search {
 
     fn choose(mut self, choice: Choice) -> Found {
         // Among equals the wider scope says more about what the answer cost.
-        self.meters.sort_by_key(|(_, meter)| (meter.method(), width(meter.scope())));
+        self.meters.sort_by_key(|(_, meter)| (meter.method(), meter.scope().width()));
         let is_wanted = |meter: &dyn Meter| match choice {
             Choice::Auto => true,
             Choice::None => false,
@@ -259,17 +259,5 @@ impl Search {
             Some(self.meters.swap_remove(at).1)
         });
         Found { meter, witness, findings: self.findings }
-    }
-}
-
-/// Orders scopes from the widest to the narrowest.
-fn width(scope: Scope) -> u8 {
-    match scope {
-        Scope::Wall => 0,
-        Scope::BoardDc => 1,
-        Scope::Module => 2,
-        Scope::SocRails => 3,
-        Scope::CpuPackage => 4,
-        Scope::CpuModel => 5,
     }
 }

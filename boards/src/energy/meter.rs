@@ -216,6 +216,20 @@ pub enum MeterError {
     Stopped,
 }
 
+impl Scope {
+    /// Orders scopes from the widest, 0, to the narrowest: each holds those of higher numbers.
+    pub fn width(self) -> u8 {
+        match self {
+            Scope::Wall => 0,
+            Scope::BoardDc => 1,
+            Scope::Module => 2,
+            Scope::SocRails => 3,
+            Scope::CpuPackage => 4,
+            Scope::CpuModel => 5,
+        }
+    }
+}
+
 impl Method {
     /// Whether readings must be taken at a steady rate to give energy: those of power, and those of clocks, which a model
     /// goes by. Totals need no such care.

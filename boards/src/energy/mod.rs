@@ -7,6 +7,7 @@
 //! * `frozen` - tells a sensor that hangs from a steady load
 //! * [`sampler`] - reads a meter at a steady rate in a thread, and never waits for it for long
 //! * [`detect`](detect()) - which meter this machine has, and why not another
+//! * [`witness`] - a second meter beside the first, and what is said when they disagree
 //! * [`ledger`] - splits what the meter counted among requests; [`report`] is what each of them is told
 //!
 //! Two rules hold everywhere. Unknown energy is `None`, never zero. And whatever the meter counted is found
@@ -28,6 +29,7 @@ pub mod powercap;
 pub mod report;
 pub mod sampler;
 pub mod table;
+pub mod witness;
 
 pub use detect::{Choice, Found, MeterFinding, Outcome, Wanted, detect, detect_wanted};
 pub use ledger::{Completed, Ledger, Phase, RequestId, Share, Totals};

@@ -1,12 +1,16 @@
 //! `tern doctor`: what machine this is, and whether everything Tern needs works on it.
 
+mod comparison;
+
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::Args;
+use comparison::Comparison;
 use serde::Serialize;
+use tern_boards::Machine;
 use tern_boards::cpu::Cluster;
 use tern_boards::energy::Outcome;
-use tern_boards::{Machine, Root};
 use tern_runtime::engine::{Event, Generate, Goal, Piece, Request};
 use tern_runtime::sampler::Sampling;
 
@@ -27,6 +31,12 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Configuration whose [energy] names meters; without it /etc/tern/tern.toml if there is one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Read the power meter, and the next best beside it, for so long and say whether they agree; at least 61
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(61..=86_400))]
+    compare_meters: Option<u32>,
     #[command(flatten)]
     model: ModelChoice,
 }
@@ -38,6 +48,8 @@ struct Findings {
     chosen: Option<Chosen>,
     proofs: Vec<Proof>,
     model: Option<ModelFindings>,
+    /// What a comparison of two power meters came to.
+    meters_compared: Option<Comparison>,
     /// What must be mended, one sentence each.
     wrong: Vec<String>,
 }
@@ -52,7 +64,7 @@ struct Chosen {
 /// A model that was tried.
 #[derive(Debug, Serialize)]
 struct ModelFindings {
-    path: std::path::PathBuf,
+    path: PathBuf,
     name: String,
     load_ms: f64,
     memory_bytes: u64,
@@ -64,7 +76,7 @@ struct ModelFindings {
 /// # Errors
 /// If anything is wrong, after printing it.
 pub fn run(args: &DoctorArgs) -> Result<(), CommandError> {
-    let findings = examine(&args.model);
+    let findings = examine(args)?;
     if args.json {
         print_json(&findings)?;
     } else {
@@ -77,8 +89,10 @@ pub fn run(args: &DoctorArgs) -> Result<(), CommandError> {
     }
 }
 
-fn examine(choice: &ModelChoice) -> Findings {
-    let machine = Machine::detect(&Root::new("/"));
+fn examine(args: &DoctorArgs) -> Result<Findings, CommandError> {
+    let choice = &args.model;
+    let found = comparison::find(args.config.as_deref())?;
+    let machine = found.machine.clone();
     let mut wrong = machine.problems.clone();
     let mut note = |error: CommandError| wrong.push(error.to_string());
     let chosen = match choice.engine.host(Need::default()) {
@@ -112,7 +126,11 @@ fn examine(choice: &ModelChoice) -> Findings {
             ));
         }
     }
-    Findings { machine, chosen, proofs, model, wrong }
+    let meters_compared = args.compare_meters.map(|seconds| Comparison::run(found, seconds)).transpose()?;
+    if let Some(Comparison { disagreement: Some(disagreement), .. }) = &meters_compared {
+        wrong.push(disagreement.clone());
+    }
+    Ok(Findings { machine, chosen, proofs, model, meters_compared, wrong })
 }
 
 /// Opens the model and generates one token, so that every weight was read once.
@@ -148,7 +166,7 @@ fn try_model(choice: &ModelChoice) -> Result<ModelFindings, CommandError> {
 }
 
 fn page(findings: &Findings) -> String {
-    let Findings { machine, chosen, proofs, model, wrong } = findings;
+    let Findings { machine, chosen, proofs, model, meters_compared, wrong } = findings;
     let mut table = Table::new([Align::Left, Align::Left]);
     let mut row = |name: &str, text: String| table.row([name.to_owned(), text]);
     let cpu = &machine.cpu;
@@ -190,6 +208,9 @@ fn page(findings: &Findings) -> String {
     for (index, finding) in machine.meters.iter().enumerate() {
         let name = if index == 0 { "power meter" } else { "" };
         row(name, format!("{}: {}; {}", finding.looked_at, outcome(finding.outcome), finding.why));
+    }
+    for line in meters_compared.iter().flat_map(Comparison::lines) {
+        row("", line);
     }
     let thermal = &machine.thermal;
     let warmth =

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use tern_boards::energy::sampler::{PERIOD, Sampler};
+use tern_boards::energy::witness::Witnessed;
 use tern_boards::energy::{Choice, Meter, Wanted};
 use tern_boards::{Machine, Root};
 
@@ -12,12 +13,14 @@ use crate::config::Config;
 use crate::transport::mqtt::client::Rumqtt;
 use crate::transport::mqtt::plug::{self, PlugListener};
 
-/// What a daemon meters with.
+/// What there is to meter with.
 pub struct Meters {
     /// The machine they belong to.
     pub machine: Machine,
     /// The one whose joules are told.
     pub meter: Option<Box<dyn Meter>>,
+    /// The best of the others that measure.
+    pub witness: Option<Box<dyn Meter>>,
     /// Hears a plug, for as long as it lives.
     pub listener: Option<PlugListener>,
 }
@@ -39,8 +42,26 @@ pub fn find(root: &Root, config: &Config) -> Result<Meters, ServeError> {
         }
     };
     let wanted = Wanted { choice, outside, file: energy.file_source() };
-    let (machine, meter, _) = Machine::with_meters(root, wanted);
-    Ok(Meters { machine, meter, listener })
+    let (machine, meter, witness) = Machine::with_meters(root, wanted);
+    Ok(Meters { machine, meter, witness, listener })
+}
+
+/// The meter to use, with its witness beside it if there is one.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn witnessed(
+    meter: Option<Box<dyn Meter>>,
+    witness: Option<Box<dyn Meter>>,
+) -> Result<Option<Box<dyn Meter>>, ServeError> {
+    match (meter, witness) {
+        (Some(meter), Some(witness)) => {
+            log::info!("power by {}, compared with {}", meter.source(), witness.source());
+            let both = Witnessed::new(meter, witness).map_err(ServeError::Thread)?;
+            Ok(Some(Box::new(both)))
+        }
+        (meter, _) => Ok(meter),
+    }
 }
 
 /// A sensor of power must be read at a steady rate, and one that may not answer by somebody who can wait; a counter

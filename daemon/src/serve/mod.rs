@@ -192,10 +192,11 @@ impl Server {
     /// # Errors
     /// If the tasks, the socket or the model cannot be used.
     pub fn start(config: &Config, model: &ModelChoice) -> Result<ServerHandle, ServeError> {
-        let Meters { machine, meter, listener } = meters::find(&Root::new("/"), config)?;
+        let Meters { machine, meter, witness, listener } = meters::find(&Root::new("/"), config)?;
         for problem in &machine.problems {
             log::warn!("{problem}");
         }
+        let meter = meters::witnessed(meter, witness)?;
         let mut handle = Server::start_on(config, model, meter, Root::new("/"))?;
         handle.plug = listener;
         Ok(handle)

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use tern_boards::energy::Totals;
+use tern_boards::energy::{Faults, Totals};
 use tern_protocol::answer::{EnergyTotals, Method, Pacing, Scope, State as Readiness, Tokens};
 
 use super::counters::{Counters, Ending, Way};
@@ -75,6 +75,10 @@ pub struct Energy {
     pub scope: Scope,
     /// Chip, counter zone or table row behind them.
     pub source: String,
+    /// What went wrong with the meter so far.
+    pub faults: Faults,
+    /// What an operator should know of it now.
+    pub warnings: Vec<String>,
 }
 
 impl State {
@@ -125,6 +129,8 @@ impl State {
             method: report::method(meter.method()),
             scope: report::scope(meter.scope()),
             source: meter.source().to_owned(),
+            faults: meter.faults(),
+            warnings: meter.warnings(),
         });
         *self.energy.lock().unwrap_or_else(PoisonError::into_inner) = energy;
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use serde_json::json;
+use tern_boards::energy::Faults;
 
 use crate::prometheus::{Page, names, of_tasks};
 use crate::serve::counters::{BUCKETS_MS, Ending, Way};
@@ -88,6 +89,24 @@ fn energy(page: &mut Page, service: &Service) {
     ] {
         page.sample(name, &[("part", part), labels[0], labels[1]], uj as f64 * 1e-6);
     }
+    let name = "tern_meter_faults_total";
+    page.family(
+        name,
+        "counter",
+        "Readings of the power meter that were no good, by what was wrong with them.",
+    );
+    let Faults { gaps, backwards, failed, rejected, frozen } = energy.faults;
+    for (kind, count) in [
+        ("gap", gaps),
+        ("backwards", backwards),
+        ("failed", failed),
+        ("rejected", rejected),
+        ("frozen", frozen),
+    ] {
+        page.sample(name, &[("kind", kind)], count);
+    }
+    let help = "Things to look after at the power meter now: two meters that disagree. The log says which.";
+    page.gauge("tern_meter_warnings", help, energy.warnings.len());
     if let Some(watts) = energy.idle_watts {
         page.family("tern_idle_power_watts", "gauge", "Power of the idle system.");
         page.sample("tern_idle_power_watts", &labels, watts);
