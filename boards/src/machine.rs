@@ -45,6 +45,16 @@ pub struct MeterSummary {
     pub relative_uncertainty: f64,
 }
 
+/// A machine, and meters on it that can be read.
+pub struct Metered {
+    /// The machine.
+    pub machine: Machine,
+    /// The meter to use.
+    pub meter: Option<Box<dyn Meter>>,
+    /// The best of the others that measure, to compare with.
+    pub witness: Option<Box<dyn Meter>>,
+}
+
 impl Machine {
     /// Reads the machine under `root`; `Root::new("/")` for the one this program runs on.
     pub fn detect(root: &Root) -> Machine {
@@ -53,16 +63,12 @@ impl Machine {
 
     /// As [`Machine::detect`], and hands over the meter that was chosen.
     pub fn with_meter(root: &Root) -> (Machine, Option<Box<dyn Meter>>) {
-        let (machine, meter, _) = Machine::with_meters(root, Wanted::default());
-        (machine, meter)
+        let found = Machine::with_meters(root, Wanted::default());
+        (found.machine, found.meter)
     }
 
-    /// As [`Machine::detect`], with what the operator `wanted` of meters; hands over the meter that was chosen, and the
-    /// best of the others that measure.
-    pub fn with_meters(
-        root: &Root,
-        wanted: Wanted,
-    ) -> (Machine, Option<Box<dyn Meter>>, Option<Box<dyn Meter>>) {
+    /// As [`Machine::detect`], with what the operator `wanted` of meters; hands over the meters that were chosen.
+    pub fn with_meters(root: &Root, wanted: Wanted) -> Metered {
         let cpu = Cpu::detect(root);
         let (board, errors) = Board::detect(root, cpu.arch);
         let Found { meter, witness, findings: meters } = energy::detect_wanted(root, &board.profile, wanted);
@@ -83,6 +89,6 @@ impl Machine {
             meters,
             problems: errors.iter().map(ToString::to_string).collect(),
         };
-        (machine, meter, witness)
+        Metered { machine, meter, witness }
     }
 }

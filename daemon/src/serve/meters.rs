@@ -6,6 +6,7 @@ use std::time::Instant;
 use tern_boards::energy::sampler::{PERIOD, Sampler};
 use tern_boards::energy::witness::Witnessed;
 use tern_boards::energy::{Choice, Meter, Wanted};
+use tern_boards::machine::Metered;
 use tern_boards::{Machine, Root};
 
 use super::ServeError;
@@ -42,7 +43,7 @@ pub fn find(root: &Root, config: &Config) -> Result<Meters, ServeError> {
         }
     };
     let wanted = Wanted { choice, outside, file: energy.file_source() };
-    let (machine, meter, witness) = Machine::with_meters(root, wanted);
+    let Metered { machine, meter, witness } = Machine::with_meters(root, wanted);
     Ok(Meters { machine, meter, witness, listener })
 }
 
