@@ -12,6 +12,13 @@ use tern_tests::{npy, sets};
 
 const TINY: &str = "oracle/gguf/tiny-i2_s.gguf";
 
+/// A model of each graph, and the folder with what transformers says of it.
+const GRAPHS: [(&str, &str); 3] = [
+    (TINY, "oracle/offline_f32"),
+    ("oracle/llama/tiny-i2_s.gguf", "oracle/llama"),
+    ("oracle/bitnet_silu/tiny-i2_s.gguf", "oracle/bitnet_silu"),
+];
+
 /// Largest difference, and whether the largest logit of each row is the same one.
 fn compare(found: &[f32], expected: &[f32], vocab: usize) -> (f32, usize) {
     assert_eq!(found.len(), expected.len(), "logits of every position");
@@ -29,13 +36,19 @@ fn reference(ids: &str, expected: &str) -> (Vec<u32>, usize, Vec<f32>) {
 
 #[test]
 fn margin_prompts_agree_with_hugging_face_to_2e_5() {
-    let (ids, vocab, expected) =
-        reference("oracle/offline_f32/input_ids_margin.npy", "oracle/offline_f32/logits_margin.npy");
-    for set in sets::for_models() {
-        let found = with_engine(&fixture(TINY), Setup { set, ..Setup::default() }, |e| logits(e, &ids));
-        let (largest, flips) = compare(&found, &expected, vocab);
-        println!("{}: margin prompt, {} tokens, largest difference {largest:.2e}", set.name, ids.len());
-        assert!(largest <= 2e-5 && flips == 0, "{}: {largest} {flips}", set.name);
+    for (model, folder) in GRAPHS {
+        let (ids, vocab, expected) =
+            reference(&format!("{folder}/input_ids_margin.npy"), &format!("{folder}/logits_margin.npy"));
+        for set in sets::for_models() {
+            let found = with_engine(&fixture(model), Setup { set, ..Setup::default() }, |e| logits(e, &ids));
+            let (largest, flips) = compare(&found, &expected, vocab);
+            println!(
+                "{folder}, {}: margin prompt, {} tokens, largest difference {largest:.2e}",
+                set.name,
+                ids.len()
+            );
+            assert!(largest <= 2e-5 && flips == 0, "{folder}, {}: {largest} {flips}", set.name);
+        }
     }
 }
 
@@ -68,6 +81,19 @@ fn every_kernel_set_worker_count_and_chunk_size_gives_the_same_bits() {
                 let found = with_engine(&fixture(TINY), setup, |e| logits(e, &ids));
                 assert!(found == expected, "{} {workers} workers, {batch_rows} rows, {kv:?}", set.name);
             }
+        }
+    }
+}
+
+#[test]
+fn so_it_is_with_every_graph() {
+    for (model, folder) in &GRAPHS[1..] {
+        let ids = npy::ids(&fixture(&format!("{folder}/input_ids_margin.npy")));
+        let expected = with_engine(&fixture(model), Setup::default(), |e| logits(e, &ids));
+        for set in sets::for_models() {
+            let setup = Setup { set, workers: 3, batch_rows: 5, ..Setup::default() };
+            let found = with_engine(&fixture(model), setup, |e| logits(e, &ids));
+            assert!(found == expected, "{folder}, {}", set.name);
         }
     }
 }

@@ -185,6 +185,16 @@ pub enum LoadError {
         /// The type found.
         found: TensorType,
     },
+    /// A tensor that the architecture's graph does not use: a bias, a transform, a second kind of head.
+    TensorUnknown {
+        /// The tensor.
+        tensor: Name,
+    },
+    /// Rotary angles that are scaled for texts longer than those of the training.
+    RopeScaling {
+        /// `rope.scaling.type`.
+        found: Name,
+    },
     /// An architecture this build does not run.
     Architecture {
         /// `general.architecture`.
@@ -370,9 +380,19 @@ impl fmt::Display for LoadError {
                 "tensor '{tensor}' has type {found}; this build reads {}; convert the model to one of these",
                 TensorType::SUPPORTED_NAMES
             ),
+            Self::TensorUnknown { tensor } => write!(
+                f,
+                "tensor '{tensor}' is none that this build knows of the model's architecture; without it answers would \
+                 be wrong, choose a model that has none"
+            ),
+            Self::RopeScaling { found } => write!(
+                f,
+                "rotary angles are scaled ('{found}'); this build has no such scaling, choose a model without it"
+            ),
             Self::Architecture { found } => write!(
                 f,
-                "architecture '{found}'; this build runs bitnet-b1.58 and bitnet-25, choose such a model"
+                "architecture '{found}'; this build runs bitnet-b1.58, bitnet-25, bitnet and llama with ternary weights, \
+                 choose such a model"
             ),
             Self::TokenizerModel { found } => write!(
                 f,

@@ -1,4 +1,4 @@
-//! One batch of tokens through the layers of a BitNet b1.58 model.
+//! One batch of tokens through the layers of a ternary model.
 //!
 //! ```text
 //! x = embedding[token]
@@ -11,17 +11,21 @@
 //! y = rms(x) g_out
 //! ```
 //!
+//! That is BitNet b1.58 2B4T; what others do instead is in [`Graph`](crate::model::Graph): another gate, no norms in front of
+//! `W_o` and `W_down`, other pairs of values that turn together.
+//!
 //! `Q` is absmax quantisation to int8 and each `W .` an exact integer product times `w_scale / s`. Nothing of a row
 //! depends on the other rows of its batch or on the number of workers: a prompt gives the same bits in one pass, in
-//! chunks, or beside strangers. Source: the Hugging Face `BitNetForCausalLM` graph and arXiv 2504.12285, section 2.
+//! chunks, or beside strangers. Sources: see [`model::graph`](crate::model::graph).
 
 use bytemuck::{Pod, Zeroable, cast_slice_mut};
-use tern_kernels::{Gate, KernelSet, quant};
+use tern_kernels::{KernelSet, quant};
 
 use crate::arena::Arena;
 use crate::attention;
 use crate::error::LoadError;
 use crate::kv_cache::KvCache;
+use crate::model::graph::RotaryPairs;
 use crate::model::{Config, Model};
 use crate::parallel::{self, Exec, Serial};
 use crate::product::{self, Epilogue, Input, gated_product, product};
@@ -168,9 +172,10 @@ impl<'a> Workspace<'a> {
             model.embedding.row_into(rows[row].token as usize, x);
         });
         for (at, layer) in model.layers.iter().enumerate() {
-            self.quantize_rows(machine, Source::Hidden, layer.attn_norm, n, model);
+            self.quantize_rows(machine, Source::Hidden, Some(layer.attn_norm), n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
             product(machine, self.scratch, &layer.qkv, input, (self.qkv, qkv_dim), Epilogue::Store);
+            self.order_heads(machine, &model.config, n);
             self.store(machine, &model.config, cache, at, rows);
             let batch = attention::Batch {
                 config: &model.config,
@@ -189,9 +194,9 @@ impl<'a> Workspace<'a> {
             let output = core::slice::from_ref(&layer.attn_output);
             product(machine, self.scratch, output, input, (self.x, hidden), Epilogue::Add);
 
-            self.quantize_rows(machine, Source::Hidden, layer.ffn_norm, n, model);
+            self.quantize_rows(machine, Source::Hidden, Some(layer.ffn_norm), n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
-            gated_product(machine, self.scratch, &layer.gate_up, Gate::Relu2, input, self.ffn);
+            gated_product(machine, self.scratch, &layer.gate_up, model.config.graph.gate, input, self.ffn);
 
             self.quantize_rows(machine, Source::Gated, layer.ffn_sub_norm, n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
@@ -206,20 +211,20 @@ impl<'a> Workspace<'a> {
         rms_norm(set, &self.x[row * hidden..(row + 1) * hidden], model.output_norm, model.config.rms_eps, y);
     }
 
-    /// Normalises, quantises and prepares `n` rows of `source` as the input of a product.
+    /// Normalises, if there is a `norm`, quantises and prepares `n` rows of `source` as the input of a product.
     fn quantize_rows(
         &mut self,
         machine: Machine<'_>,
         source: Source,
-        weight: &[f32],
+        norm: Option<&[f32]>,
         n: usize,
         model: &Model<'_>,
     ) {
-        let (set, cols, eps) = (machine.set, weight.len(), model.config.rms_eps);
-        let source: &[f32] = match source {
-            Source::Hidden => self.x,
-            Source::Attention => self.attn,
-            Source::Gated => self.ffn,
+        let (set, eps) = (machine.set, model.config.rms_eps);
+        let (source, cols): (&[f32], usize) = match source {
+            Source::Hidden => (self.x, model.config.hidden),
+            Source::Attention => (self.attn, model.config.q_dim()),
+            Source::Gated => (self.ffn, model.config.ffn),
         };
         let prepared = &mut self.prepared[..n * set.prepared_bytes(cols)];
         let outputs = (prepared, &mut self.scales[..n]);
@@ -227,9 +232,31 @@ impl<'a> Workspace<'a> {
             let (y, q) = scratch.split_at_mut(cols.div_ceil(2));
             let y = &mut cast_slice_mut::<u64, f32>(y)[..cols];
             let q = &mut cast_slice_mut::<u64, i8>(q)[..cols];
-            rms_norm(set, &source[row * cols..(row + 1) * cols], weight, eps, y);
-            scale[0] = quant::quantize(set, y, q);
+            let x = &source[row * cols..(row + 1) * cols];
+            scale[0] = match norm {
+                Some(weight) => {
+                    rms_norm(set, x, weight, eps, y);
+                    quant::quantize(set, y, q)
+                }
+                None => quant::quantize(set, x, q),
+            };
             set.prepare(q, prepared);
+        });
+    }
+
+    /// Puts the values of queries and keys into the order in which [`store`](Self::store) and attention turn them.
+    fn order_heads(&mut self, machine: Machine<'_>, config: &Config, n: usize) {
+        let Config { head_dim, .. } = *config;
+        if config.graph.pairs == RotaryPairs::Halves {
+            return;
+        }
+        let (turning, row_len) = (config.q_dim() + config.kv_dim(), config.q_dim() + 2 * config.kv_dim());
+        let outputs = (&mut self.qkv[..n * row_len], &mut [0u8; 0][..]);
+        parallel::rows(machine.exec, self.scratch, n, outputs, |scratch, _, row, _| {
+            let spare = &mut cast_slice_mut::<u64, f32>(scratch)[..head_dim];
+            for head in row[..turning].chunks_exact_mut(head_dim) {
+                config.graph.pairs.to_halves(head, spare);
+            }
         });
     }
 

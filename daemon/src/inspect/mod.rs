@@ -81,8 +81,19 @@ pub struct ShapeFacts {
 
 impl From<Config> for ShapeFacts {
     fn from(config: Config) -> Self {
-        let Config { vocab, context, hidden, ffn, layers, heads, kv_heads, head_dim, rope_theta, rms_eps } =
-            config;
+        let Config {
+            vocab,
+            context,
+            hidden,
+            ffn,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            rope_theta,
+            rms_eps,
+            ..
+        } = config;
         ShapeFacts { vocab, context, hidden, ffn, layers, heads, kv_heads, head_dim, rope_theta, rms_eps }
     }
 }

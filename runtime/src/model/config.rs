@@ -5,9 +5,7 @@ use tern_kernels::layout::MAX_COLS;
 use crate::error::LoadError;
 use crate::gguf::{Gguf, optional};
 
-/// Architectures of this build: both are the BitNet b1.58 2B4T graph (squared ReLU, sub-norms), the second under the
-/// name of its first upload.
-pub const ARCHITECTURES: [&str; 2] = ["bitnet-b1.58", "bitnet-25"];
+use super::graph::Graph;
 
 /// The most layers of a model; a weight table of this length is part of it.
 pub const MAX_LAYERS: usize = 128;
@@ -15,6 +13,8 @@ pub const MAX_LAYERS: usize = 128;
 /// The shape of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
+    /// What its layers do.
+    pub graph: Graph,
     /// Tokens of the vocabulary.
     pub vocab: usize,
     /// Positions the model was made for.
@@ -44,8 +44,10 @@ impl Config {
     /// If the architecture is another one, a key is missing or mistyped, or numbers contradict each other.
     pub fn read(gguf: &Gguf<'_>) -> Result<Self, LoadError> {
         let arch = gguf.architecture()?;
-        if !ARCHITECTURES.contains(&arch) {
-            return Err(LoadError::Architecture { found: arch.into() });
+        let graph = Graph::of(arch).ok_or_else(|| LoadError::Architecture { found: arch.into() })?;
+        match optional(gguf.str(gguf.arch_key("rope.scaling.type")?.as_str()))? {
+            None | Some("none") => {}
+            Some(found) => return Err(LoadError::RopeScaling { found: found.into() }),
         }
         let number = |suffix, most: u64, expected| -> Result<usize, LoadError> {
             let key = gguf.arch_key(suffix)?;
@@ -70,6 +72,7 @@ impl Config {
             None => hidden / heads,
         };
         let config = Config {
+            graph,
             vocab: gguf.strings("tokenizer.ggml.tokens")?.len(),
             context: number("context_length", 1 << 24, "1 to 16777216")?,
             hidden,

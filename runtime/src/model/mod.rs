@@ -1,10 +1,11 @@
-//! A BitNet b1.58 model: its shape and its weights, used where the file lies or repacked once for the kernels.
+//! A ternary model: its shape and its weights, used where the file lies or repacked once for the kernels.
 //!
 //! Ternary matrices come as GGUF I2_S or in a layout of ours, as `tern pack` writes them. In both the scale of the whole
 //! tensor stands in the four bytes after the codes: `weight = trit * scale` (`docs/layouts.md`).
 
 pub mod config;
 pub mod dense;
+pub mod graph;
 
 use tern_kernels::{KernelSet, Layout, pack};
 
@@ -14,6 +15,7 @@ use crate::gguf::{Gguf, PACKED_TAIL_BYTES, TensorInfo, TensorType};
 use crate::head::{Head, HeadKind, Planes};
 pub use config::{Config, MAX_LAYERS};
 pub use dense::{Dense, DenseData};
+pub use graph::Graph;
 
 /// A ternary matrix `[rows, cols]` in the layout of the model's kernel set.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +38,12 @@ const I2S_TAIL_BYTES: usize = 32;
 pub struct Layer<'a> {
     /// `[hidden]`, before attention.
     pub attn_norm: &'a [f32],
-    /// `[q_dim]`, on the concatenated head outputs.
-    pub attn_sub_norm: &'a [f32],
+    /// `[q_dim]`, on the concatenated head outputs, where the graph has it.
+    pub attn_sub_norm: Option<&'a [f32]>,
     /// `[hidden]`, before the feed-forward block.
     pub ffn_norm: &'a [f32],
-    /// `[ffn]`, on the gated values.
-    pub ffn_sub_norm: &'a [f32],
+    /// `[ffn]`, on the gated values, where the graph has it.
+    pub ffn_sub_norm: Option<&'a [f32]>,
     /// Queries, keys and values: `[q_dim, hidden]`, `[kv_dim, hidden]` twice.
     pub qkv: [Ternary<'a>; 3],
     /// `[hidden, q_dim]`.
@@ -131,13 +133,14 @@ impl<'a> Model<'a> {
                 gguf.require(&name)
             };
             let norm = |suffix, len| dense::load_norm(&tensor(suffix)?, len);
+            let sub_norm = |suffix, len| config.graph.sub_norms.then(|| norm(suffix, len)).transpose();
             let mut ternary =
                 |suffix, rows, cols| load_ternary(&tensor(suffix)?, rows, cols, set.layout, arena);
             let layer = Layer {
                 attn_norm: norm("attn_norm", hidden)?,
-                attn_sub_norm: norm("attn_sub_norm", config.q_dim())?,
+                attn_sub_norm: sub_norm("attn_sub_norm", config.q_dim())?,
                 ffn_norm: norm("ffn_norm", hidden)?,
-                ffn_sub_norm: norm("ffn_sub_norm", ffn)?,
+                ffn_sub_norm: sub_norm("ffn_sub_norm", ffn)?,
                 qkv: [
                     ternary("attn_q", config.q_dim(), hidden)?,
                     ternary("attn_k", config.kv_dim(), hidden)?,
@@ -149,6 +152,9 @@ impl<'a> Model<'a> {
             };
             // Cannot be full: `Config` bounds the number of layers.
             let _ = layers.push(layer);
+        }
+        if let Some(info) = gguf.tensors().find(|info| !config.graph.has(info.name(), config.layers)) {
+            return Err(LoadError::TensorUnknown { tensor: info.name().into() });
         }
         Ok(Model { config, embedding, head, untied, output_norm, layers })
     }

@@ -66,7 +66,7 @@ impl<'a> Tables<'a> {
             is_bitnet || (tokens.len() == 128_256 && merges.len() == 280_147)
         };
         match pre {
-            Some("llama-bpe" | "llama3" | "llama-v3") => {}
+            Some("llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon_e") => {}
             None if is_llama3() => {}
             found => return Err(LoadError::Pretokenizer { found: found.unwrap_or("(none)").into() }),
         }
