@@ -104,12 +104,12 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
     );
     if let Some(Verified { matrices, weights, tensors, head_rows, keys }) = verified {
         let head = if head_rows > 0 {
-            format!(", {head_rows} rows of the int8 head are as made of")
+            format!("; {head_rows} rows of the int8 head are as made of its own")
         } else {
             String::new()
         };
         page += &format!(
-            "verified: {weights} weights in {matrices} matrices, {tensors} other tensors and {keys} keys are those of{head} {}\n",
+            "verified: {weights} weights in {matrices} matrices, {tensors} other tensors and {keys} keys are those of {}{head}\n",
             model.display()
         );
     }
