@@ -3,7 +3,7 @@
 //! * [`Meter`], [`Sample`], [`Method`], [`Scope`] - what a meter is and what it says of itself
 //! * [`counter`] - readings to a steady total: wraps, gaps, steps backwards
 //! * [`powercap`], [`hwmon`], [`pmic`], [`model`], [`table`] - the meters, best first; [`fake`] is a scripted one for tests
-//! * [`external`], [`file`] - meters outside the machine: a plug somebody hears, a file another program writes
+//! * [`external`], [`mod@file`] - meters outside the machine: a plug somebody hears, a file another program writes
 //! * `frozen` - tells a sensor that hangs from a steady load
 //! * [`sampler`] - reads a meter at a steady rate in a thread, and never waits for it for long
 //! * [`detect`](detect()) - which meter this machine has, and why not another
