@@ -9,10 +9,11 @@ mod samples;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tern_boards::energy::{Completed, EnergyReport, Ledger, Phase, Share};
+use tern_boards::energy::{Completed, EnergyReport, Ledger, Meter, Phase, Share};
 use tern_runtime::engine::{Engine, Event, Generate, Goal, Piece, Refusal, Request};
 use tern_runtime::sampler::Sampling;
 
+use crate::model::streaming::Streaming;
 use crate::random::Random;
 
 pub use samples::Samples;
@@ -72,6 +73,7 @@ pub fn measure(
 ) -> Result<Measured, Refusal> {
     let vocab = engine.model().config.vocab as u32;
     let first = engine.tokenizer().bos().unwrap_or(0);
+    let streaming = Streaming::of(engine, ledger.meter().and_then(Meter::traffic));
     let mut random = Random::new(1);
     let mut prompt: Vec<Piece<'_>> = vec![Piece::Token(first)];
     prompt.resize_with(amount.prompt_tokens.max(1), || Piece::Token(random.below(vocab)));
@@ -82,11 +84,11 @@ pub fn measure(
      -> Result<Option<Vec<Run>>, Refusal> {
         // Enough to touch every weight and wake every thread, without doubling the time of a slow machine.
         let warm_prompt = prompt.len().min(engine.options().batch_rows);
-        run(engine, &prompt[..warm_prompt], generate.min(4), texts)?;
+        run(engine, &streaming, &prompt[..warm_prompt], generate.min(4), texts)?;
         let mut runs = Vec::with_capacity(amount.repeats);
         for _ in 0..amount.repeats {
             ledger.begin_step(origin.elapsed());
-            let one = run(engine, prompt, generate, texts)?;
+            let one = run(engine, &streaming, prompt, generate, texts)?;
             let request = u64::from(phase == Phase::Decode);
             ledger.end_step(origin.elapsed(), &[Share { request, phase, weight: 1 }]);
             runs.push(one);
@@ -137,7 +139,13 @@ struct Run {
 }
 
 /// Generates `tokens` tokens after `prompt`, greedily, whatever they are, in `texts` texts at once.
-fn run(engine: &mut Engine<'_>, prompt: &[Piece<'_>], tokens: usize, texts: u64) -> Result<Run, Refusal> {
+fn run(
+    engine: &mut Engine<'_>,
+    streaming: &Streaming,
+    prompt: &[Piece<'_>],
+    tokens: usize,
+    texts: u64,
+) -> Result<Run, Refusal> {
     let goal = Goal::Generate(Generate {
         sampling: Sampling::default(),
         max_tokens: Some(tokens),
@@ -156,6 +164,7 @@ fn run(engine: &mut Engine<'_>, prompt: &[Piece<'_>], tokens: usize, texts: u64)
             }
         });
         debug_assert!(step.rows() > 0, "a live request has rows");
+        streaming.count(&step);
     }
     let whole = began.elapsed();
     Ok(Run { first_token: first_token.unwrap_or(whole), whole })

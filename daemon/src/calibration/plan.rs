@@ -145,6 +145,20 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_core_has_loads_of_its_own() {
+        let tree = concat!(env!("CARGO_MANIFEST_DIR"), "/../boards/tests/trees/rock-5b");
+        let cpu = Cpu::detect(&Root::new(tree));
+        let trials = plan(&cpu, None, Extent::Few);
+        for cluster in &cpu.clusters {
+            let own = |trial: &&Trial| trial.name.contains(&cluster.core);
+            let own: Vec<&Trial> = trials.iter().filter(own).collect();
+            assert_eq!(own.len(), 5, "{trials:?}");
+            assert!(own.iter().all(|trial| trial.cpus.iter().all(|cpu| cluster.cpus.contains(cpu))));
+        }
+        assert_eq!(cpu.clusters.len(), 2);
+    }
+
+    #[test]
     fn a_plan_rests_before_and_after_and_names_every_load_once() {
         let cpu = Cpu::detect(&Root::new("/"));
         for extent in [Extent::Full, Extent::Few] {

@@ -16,6 +16,7 @@ mod find;
 mod form;
 mod host;
 pub mod residence;
+pub mod streaming;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

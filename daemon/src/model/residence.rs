@@ -3,13 +3,9 @@
 //! A mapping takes memory only for pages that are read. What every token reads must stay there, or each token waits for
 //! the disk; the rest is read row by row, and the kernel may drop it whenever something else needs the room.
 
-use tern_boards::{Cpu, Root};
-use tern_runtime::engine::Engine;
 use tern_runtime::gguf::{Gguf, TensorInfo};
 use tern_runtime::head::HeadKind;
 use tern_runtime::head::planes::NAMES;
-
-use crate::bandwidth::last_level_cache_bytes;
 
 /// Part of a mapped file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +53,6 @@ pub fn parts(gguf: &Gguf<'_>, head: HeadKind, moved: bool) -> Vec<Part> {
 /// Bytes that every token reads.
 pub fn streamed_bytes(parts: &[Part]) -> u64 {
     parts.iter().filter(|part| part.streamed).map(|part| part.bytes).sum()
-}
-
-/// Bytes that one step of `engine` streams from memory: every weight once, however many rows it has; none where the weights
-/// stay in this machine's caches. What attention reads of earlier tokens comes on top and is not counted.
-pub fn streamed_a_step(engine: &Engine<'_>) -> u64 {
-    let weights = engine.model().bytes_per_token() as u64;
-    let cache_bytes = last_level_cache_bytes(&Cpu::detect(&Root::new("/")));
-    if cache_bytes.is_none_or(|cache| weights > cache) { weights } else { 0 }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tern_boards::energy::model::Traffic;
 use tern_boards::energy::{Completed, Ledger, Meter};
 use tern_protocol::answer::{Answer, Cancelled, Probability, Reason};
 use tern_runtime::engine::{self, Engine, Refusal};
@@ -21,7 +20,7 @@ use super::spending::{PromptCost, told_early, told_late};
 use super::state::State;
 use super::submit::{finish, reason, submit};
 use crate::grammar::Rules;
-use crate::model::residence::streamed_a_step;
+use crate::model::streaming::Streaming;
 use crate::systemd::Watchdog;
 use crate::tasks::Answering;
 use crate::tasks::answer::decide;
@@ -58,8 +57,8 @@ pub struct Worker<'w, 'e> {
     /// What the texts of some of them keep to.
     rules: Rules,
     next_key: u64,
-    /// Bytes that a step streams from memory, and the meter's count of them, where it has one.
-    traffic: Option<(u64, Traffic)>,
+    /// What steps read from memory, for a meter that goes by it.
+    streaming: Streaming,
     /// When it holds still.
     pacing: Pacing,
     /// What prompts cost lately, in joules.
@@ -85,11 +84,10 @@ impl<'w, 'e> Worker<'w, 'e> {
         pulse: Arc<AtomicU64>,
     ) -> Self {
         engine.set_clock(nanoseconds);
-        let traffic = ledger.meter().and_then(Meter::traffic);
-        let traffic = traffic.map(|traffic| (streamed_a_step(engine), traffic));
+        let streaming = Streaming::of(engine, ledger.meter().and_then(Meter::traffic));
         state.daybook.open().begin(&ledger, origin.elapsed());
         Worker {
-            traffic,
+            streaming,
             engine,
             queue,
             state,
@@ -269,9 +267,7 @@ impl<'w, 'e> Worker<'w, 'e> {
             }
         });
         let now = Instant::now();
-        if let Some((bytes, traffic)) = &self.traffic {
-            traffic.add(*bytes);
-        }
+        self.streaming.count(&step);
         let at = now.saturating_duration_since(self.origin);
         let shares = charges::shares(&step);
         let parts = self.ledger.end_step(at, &shares);

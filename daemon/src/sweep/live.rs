@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use tern_boards::Root;
 use tern_boards::energy::model::Traffic;
-use tern_runtime::engine::{Engine, Generate, Goal, Piece, Request};
+use tern_runtime::engine::{Engine, Generate, Goal, Piece, Request, Step};
 use tern_runtime::sampler::Sampling;
 
 use super::run::{Runner, SweepError};
 use crate::calibration::bench::LOOK;
 use crate::error::{CommandError, Exit};
-use crate::model::residence::streamed_a_step;
+use crate::model::streaming::Streaming;
 use crate::model::{EngineChoice, ModelChoice, with_engine};
 use crate::random::Random;
 
@@ -81,10 +81,10 @@ impl Runner for Live {
         let choice = ModelChoice { path: self.choice.path.clone(), engine };
         let Live { origin, amount, stop, .. } = self;
         let worked = with_engine(&choice, |engine, _| {
-            let bytes = streamed_a_step(engine);
+            let streaming = Streaming::of(engine, Some(traffic.clone()));
             let mut answer = |look: &mut dyn FnMut(Duration)| {
-                answer(engine, *amount, stop, &mut || {
-                    traffic.add(bytes);
+                answer(engine, *amount, stop, &mut |step| {
+                    streaming.count(step);
                     look(origin.elapsed());
                 })
             };
@@ -107,7 +107,7 @@ fn answer(
     engine: &mut Engine<'_>,
     amount: Amount,
     stop: &AtomicBool,
-    stepped: &mut dyn FnMut(),
+    stepped: &mut dyn FnMut(&Step),
 ) -> Result<u64, SweepError> {
     let vocab = engine.model().config.vocab as u32;
     let first = engine.tokenizer().bos().unwrap_or(0);
@@ -124,8 +124,8 @@ fn answer(
         .submit(&Request { key: 0, prompt: &prompt, goal })
         .map_err(|refusal| SweepError::Model(CommandError::from_error(Exit::BadInput, &refusal)))?;
     while engine.live() > 0 {
-        engine.step(|_, _| ());
-        stepped();
+        let step = engine.step(|_, _| ());
+        stepped(&step);
         if stop.load(Ordering::Acquire) {
             return Err(SweepError::Interrupted);
         }

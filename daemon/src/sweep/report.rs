@@ -49,6 +49,13 @@ fn verdict(swept: &Swept, chosen: &Measured) -> String {
     else {
         return String::new();
     };
+    if all.len() > 1 && !all.iter().any(|other| against(chosen, other, swept.worth).1) {
+        return format!(
+            "neither can be told: no two settings differ by more than chance and the meter explain; {} is as good as any, \
+             and more --seconds or --rounds say more\n",
+            name(chosen.setting)
+        );
+    }
     let mut text = if fastest.setting == chosen.setting {
         format!(
             "race: {}, the fastest, takes no more joules a token than any other that was tried\n",
@@ -70,6 +77,7 @@ fn verdict(swept: &Swept, chosen: &Measured) -> String {
     let above = |measured: &&Measured| measured.joules_above(swept.idle_w);
     if let Some(alone) = all.iter().min_by(|a, b| above(a).total_cmp(&above(b)))
         && above(&alone) < (1.0 - MARGIN) * above(&chosen)
+        && above(&chosen) > 0.0
     {
         text += &format!(
             "a board that stays on anyway pays only what is above rest: of that, {} takes {:.0} % less\n",
