@@ -56,7 +56,7 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// Labels, and the work by task that is told under them.
+/// The labels of a meter, and the work by task that it metered.
 pub type Labelled<'w> = (&'w [(&'w str, &'w str)], &'w BTreeMap<String, Work>);
 
 /// The value of a label, and the figure that it has.
@@ -68,46 +68,36 @@ pub fn names(meter: &MeterName) -> (String, String) {
     (name(json!(meter.scope)), name(json!(meter.method)))
 }
 
-/// Requests, tokens and, where there was a meter, joules by task. Each entry of `all` has labels of its own, without any
-/// where there was no meter.
-pub fn of_tasks(page: &mut Page, all: &[Labelled<'_>]) {
-    let rows =
-        || all.iter().flat_map(|(labels, tasks)| tasks.iter().map(move |(task, work)| (*labels, task, work)));
-    let mut write = |name: &str, help: &str, metered: bool, key: &'static str, of: [Figure; 2]| {
-        if rows().all(|(labels, ..)| metered && labels.is_empty()) {
-            return;
-        }
+/// Requests and tokens by task, and the joules of each meter's work under its own labels.
+pub fn of_tasks(page: &mut Page, counts: &BTreeMap<String, Work>, joules: &[Labelled<'_>]) {
+    let mut count = |name: &str, help: &str, key: &str, of: [Figure; 2]| {
         page.family(name, "counter", help);
-        for (labels, task, work) in rows().filter(|(labels, ..)| !metered || !labels.is_empty()) {
+        for (task, work) in counts {
             for (value, figure) in of {
-                let mut each = vec![("task", task.as_str()), (key, value)];
-                each.extend(labels);
-                page.sample(name, &each, figure(work));
+                page.sample(name, &[("task", task), (key, value)], figure(work));
             }
         }
     };
     let help = "Requests by task: answered, and broken off after work on them had begun.";
-    write(
-        "tern_task_requests_total",
-        help,
-        false,
-        "ending",
-        [("answered", |work| work.answered as f64), ("broken_off", |work| work.broken_off as f64)],
-    );
-    let help = "Tokens by task: read of prompts and labels, and generated.";
-    write(
-        "tern_task_tokens_total",
-        help,
-        false,
-        "phase",
-        [("prefill", |work| work.prefill_tokens as f64), ("decode", |work| work.decode_tokens as f64)],
-    );
-    let help = "Joules by task that were given to requests, answered or not.";
-    write(
-        "tern_task_energy_joules_total",
-        help,
-        true,
-        "phase",
-        [("prefill", |work| work.prefill_uj as f64 / 1e6), ("decode", |work| work.decode_uj as f64 / 1e6)],
-    );
+    let of: [Figure; 2] =
+        [("answered", |work| work.answered as f64), ("broken_off", |work| work.broken_off as f64)];
+    count("tern_task_requests_total", help, "ending", of);
+    let help = "Tokens by task, of requests answered or not: read of prompts and labels, and generated.";
+    let of: [Figure; 2] =
+        [("prefill", |work| work.prefill_tokens as f64), ("decode", |work| work.decode_tokens as f64)];
+    count("tern_task_tokens_total", help, "phase", of);
+    if joules.is_empty() {
+        return;
+    }
+    let name = "tern_task_energy_joules_total";
+    page.family(name, "counter", "Joules by task that were given to requests, answered or not.");
+    for (labels, tasks) in joules {
+        for (task, work) in *tasks {
+            for (phase, uj) in [("prefill", work.prefill_uj), ("decode", work.decode_uj)] {
+                let mut each = vec![("task", task.as_str()), ("phase", phase)];
+                each.extend(*labels);
+                page.sample(name, &each, uj as f64 / 1e6);
+            }
+        }
+    }
 }

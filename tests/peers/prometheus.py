@@ -1,7 +1,10 @@
 """The parser of the Prometheus client library, and its conventions, against /metrics."""
 
 import json
+import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -120,6 +123,54 @@ def test_energy_is_told_only_where_there_is_a_meter():
         assert set(parts) == {"requests", "idle", "unattributed"} and sum(parts.values()) > 0
         labels = energy[0].samples[0].labels
         assert (labels["scope"], labels["method"]) == (answer["energy"]["scope"], answer["energy"]["method"])
+
+
+def draw(path, watts, over):
+    """A meter that counts joules into a file, as another program would."""
+    began = time.monotonic()
+    while not over.wait(0.02):
+        beside = path.with_suffix(".new")
+        beside.write_text(f"{(time.monotonic() - began) * watts:.6f}")
+        beside.replace(path)
+
+
+def test_joules_are_told_by_task_and_outlive_the_daemon():
+    global daemon
+    meter = 'meter = "external_meter"\nfile = "FOLDER/joules"\nfile_unit = "joules"'
+    usual = daemon
+    with Daemon(config=f"[energy]\n{meter}", files={"joules": "0"}) as daemon:
+        folder, over = Path(daemon.folder.name), threading.Event()
+        drawing = threading.Thread(target=draw, args=(folder / "joules", 5.0, over))
+        drawing.start()
+        try:
+            for _ in range(20):
+                ask("/v1/systemone", {"state": "fan stopped", "questions": {"a": {"task": "log-severity"}}})
+            ask("/v1/completions", {"prompt": "Hello", "max_tokens": 50})
+            families, value = scrape()
+            daemon.process.terminate()
+            assert daemon.process.wait() == 0
+        finally:
+            over.set()
+            drawing.join()
+        meter = {"method": "external_meter", "scope": "wall"}
+        assert value("tern_task_requests_total", task="log-severity", ending="answered") == 20
+        assert value("tern_task_requests_total", task="summarize", ending="answered") == 0
+        assert value("tern_task_tokens_total", task="other", phase="decode") == 50
+        told = {f.name: f for f in families}["tern_task_energy_joules"]
+        requests = value("tern_energy_joules_total", part="requests", **meter)
+        assert abs(sum(sample.value for sample in told.samples) - requests) < 1e-5
+        report = [sys.argv[1], "energy", "report", "--prometheus", "--state", folder / "state"]
+        text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
+        kept = list(text_string_to_metric_families(text))
+        assert {family.name for family in kept} == {
+            "tern_task_requests", "tern_task_tokens", "tern_task_energy_joules", "tern_energy_joules"
+        }
+        kept = {(s.name, s.labels.get("task"), s.labels.get("part"), s.labels.get("ending")): s.value
+                for family in kept for s in family.samples}
+        assert kept["tern_task_requests_total", "log-severity", None, "answered"] == 20
+        assert kept["tern_energy_joules_total", None, "requests", None] >= requests
+        assert kept["tern_energy_joules_total", None, "idle", None] > 0
+    daemon = usual
 
 
 if __name__ == "__main__":

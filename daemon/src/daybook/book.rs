@@ -94,6 +94,11 @@ impl Book {
     /// Says which tasks there are; requests of others are counted as [`OTHER`].
     pub fn set_tasks<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
         self.names = names.take(MOST_TASKS).map(Arc::from).collect();
+        // Series that are there from the start tell that nothing happened.
+        for name in self.names.clone() {
+            self.of_process(&name);
+        }
+        self.of_process(OTHER);
     }
 
     /// What requests of the task called so are counted as.

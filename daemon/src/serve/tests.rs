@@ -296,3 +296,104 @@ fn one_step_moves_the_pulse_many_times() {
     .expect("the fixture opens");
     assert!(moved > layers, "{moved} times in {layers} layers");
 }
+
+/// A counter that wraps every joule, stalls, fails and is reset, as by a small generator of random numbers.
+fn faulty(readings: usize) -> FakeMeter {
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let mut raw_uj = 0;
+    FakeMeter::scripted(
+        Some(1_000_000),
+        std::iter::repeat_with(move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            match random % 100 {
+                0 => Reading::Fail,
+                1..6 => Reading::Stall,
+                6 => {
+                    // A reset: less than before, and no wrap that a machine could have drawn.
+                    raw_uj = 7;
+                    Reading::Raw(raw_uj)
+                }
+                _ => {
+                    raw_uj = (raw_uj + random % 30_000) % 1_000_000;
+                    Reading::Raw(raw_uj)
+                }
+            }
+        })
+        .take(readings),
+    )
+}
+
+#[test]
+fn whatever_clients_do_the_book_holds_what_the_meter_counted() {
+    const CLIENTS: u32 = 6;
+    const ROUNDS: u32 = 12;
+    let (_folder, server) = start(Some(faulty(200_000)));
+    let state = Arc::clone(&server.service.state);
+    let told_uj: u64 = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|index| {
+                let socket = server.socket();
+                scope.spawn(move || {
+                    let mut client = Client::connect(socket).expect("it listens");
+                    let uj = |joules: Option<f64>| joules.map_or(0, |joules| (joules * 1e6).round() as u64);
+                    let mut told_uj = 0;
+                    for round in 0..ROUNDS {
+                        match (index + round) % 4 {
+                            0 => told_uj += uj(decision(&mut client).1.joules),
+                            1 => told_uj += uj(text(&mut client, 5 + round).1.joules),
+                            2 => {
+                                let request = talk(&mut client, 20);
+                                let (tokens, end) = streamed(&mut client, request);
+                                let sum: u64 = tokens.iter().map(|(_, joules)| uj(*joules)).sum();
+                                if end.energy.joules.is_some() {
+                                    assert_eq!(sum, uj(end.energy.decode_joules));
+                                }
+                                told_uj += uj(end.energy.joules);
+                            }
+                            _ => {
+                                let request = talk(&mut client, 200);
+                                client.send(&request).expect("it listens");
+                                let by = client.new_id();
+                                let cancel = Request { cancel: Some(request.id.clone()), ..Request::new(by) };
+                                client.send(&cancel).expect("it listens");
+                                // Both are answered, in either order; the text may have been quicker.
+                                for _ in 0..2 {
+                                    if let Answer::Text(text) = client.receive().expect("it answers") {
+                                        told_uj += uj(text.energy.joules);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    // It goes away with a request in the engine.
+                    let request = talk(&mut client, 200);
+                    client.send(&request).expect("it listens");
+                    told_uj
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().expect("it is answered")).sum()
+    });
+    server.stop();
+    let totals = state.energy().expect("there is a meter").totals;
+    let book = state.daybook.open();
+    let sums = &book.record().totals[0].sums;
+    println!(
+        "{CLIENTS} clients, {} answers, {} broken off; {totals:?}",
+        sums.work().answered,
+        sums.work().broken_off
+    );
+    let booked = (sums.work().uj(), sums.idle_uj, sums.unattributed_uj, sums.counter_uj());
+    assert_eq!(booked, (totals.requests_uj, totals.idle_uj, totals.unattributed_uj, totals.counter_uj));
+    assert!(totals.counter_uj > 1_000_000 && totals.unattributed_uj > 0 && totals.idle_uj > 0, "{totals:?}");
+    assert!(told_uj > 0 && told_uj <= totals.requests_uj, "{told_uj} uJ were told");
+    let pages: u64 = book.record().pages.iter().map(|page| page.sums.counter_uj()).sum();
+    assert_eq!(pages, totals.counter_uj);
+    let work = sums.work();
+    // Of those that were cancelled some had not begun, and some were quicker.
+    let (least, most) = (u64::from(CLIENTS * ROUNDS * 3 / 4), u64::from(CLIENTS * (ROUNDS + 1)));
+    assert!(work.answered >= least && work.answered + work.broken_off <= most, "{work:?}");
+    assert_eq!(sums.tasks["log-severity"].answered, u64::from(CLIENTS * ROUNDS / 4));
+}

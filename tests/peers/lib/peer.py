@@ -28,12 +28,13 @@ class Daemon:
         path = Path(self.folder.name)
         for name, text in (files or {}).items():
             (path / name).write_text(text)
-        http = http.replace("FOLDER", str(path))
+        http, config = (text.replace("FOLDER", str(path)) for text in (http, config))
         listen = "" if "listen" in http else 'listen = "127.0.0.1:0"\n'
         (path / "tern.toml").write_text(f'log = "info"\n{config}\n[http]\n{listen}{http}\n')
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TERN_")}
         # A second of trials at each start would be most of a test; what they choose changes no answer.
         environment["TERN_TUNE"] = "off"
+        environment["STATE_DIRECTORY"] = str(path / "state")
         self.process = subprocess.Popen(
             [sys.argv[1], "serve", "--config", path / "tern.toml", "--socket", path / "t.sock"],
             stderr=subprocess.PIPE,

@@ -272,39 +272,35 @@ fn prometheus(record: &Record) -> String {
             None => totals.push(total.clone()),
         }
     }
-    let named: Vec<_> = totals.iter().map(|total| (total.meter.as_ref().map(names), total)).collect();
-    let labels: Vec<Vec<(&str, &str)>> = named
-        .iter()
-        .map(|(names, total)| {
-            let source = total.meter.as_ref().map(|meter| ("source", meter.source.as_str()));
-            let names = names.iter().flat_map(|(scope, method)| [("scope", &**scope), ("method", &**method)]);
-            names.chain(source).collect()
+    // Requests and tokens can be counted whatever metered them.
+    let mut counts = Sums::default();
+    totals.iter().for_each(|total| counts.add(&total.sums));
+    let metered: Vec<_> =
+        totals.iter().filter_map(|total| Some((total.meter.as_ref()?, &total.sums))).collect();
+    let named: Vec<_> = metered.iter().map(|(meter, _)| names(meter)).collect();
+    let labels: Vec<_> = (metered.iter().zip(&named))
+        .map(|((meter, _), (scope, method))| {
+            [("scope", scope.as_str()), ("method", method.as_str()), ("source", meter.source.as_str())]
         })
         .collect();
+    let joules: Vec<_> =
+        labels.iter().zip(&metered).map(|(labels, (_, sums))| (&labels[..], &sums.tasks)).collect();
     let mut page = Page::default();
-    let tasks: Vec<_> =
-        labels.iter().zip(&totals).map(|(labels, total)| (&**labels, &total.sums.tasks)).collect();
-    of_tasks(&mut page, &tasks);
-    if totals.iter().any(|total| total.meter.is_some()) {
+    of_tasks(&mut page, &counts.tasks, &joules);
+    if !metered.is_empty() {
         let name = "tern_energy_joules_total";
         page.family(
             name,
             "counter",
             "Joules that the meter counted since the record began, by where they went.",
         );
-        for (labels, Total { sums, .. }) in
-            labels.iter().zip(&totals).filter(|(labels, _)| !labels.is_empty())
-        {
-            let parts = [
-                ("requests", sums.work().uj()),
-                ("idle", sums.idle_uj),
-                ("unattributed", sums.unattributed_uj),
-            ];
-            for (part, uj) in parts {
-                let mut each = vec![("part", part)];
-                each.extend(labels);
-                page.sample(name, &each, uj as f64 / 1e6);
-            }
+    }
+    for (labels, (_, sums)) in labels.iter().zip(&metered) {
+        let parts =
+            [("requests", sums.work().uj()), ("idle", sums.idle_uj), ("unattributed", sums.unattributed_uj)];
+        for (part, uj) in parts {
+            let each: Vec<_> = [("part", part)].into_iter().chain(*labels).collect();
+            page.sample("tern_energy_joules_total", &each, uj as f64 / 1e6);
         }
     }
     page.text()

@@ -183,6 +183,9 @@ impl Dialect {
         if let Some(chosen) = &text.logprobs {
             body["completion_probabilities"] = contents(chosen).into();
         }
+        if text.tokens_below_resolution {
+            body["energy"]["tokens_below_resolution"] = json!(true);
+        }
         body
     }
 
@@ -210,7 +213,7 @@ impl Dialect {
         let logprobs = self.logprobs(token.logprobs.as_ref());
         let chosen = token.logprobs.iter().flatten();
         self.streamed_chars += chosen.map(|one| one.token.chars().count()).sum::<usize>();
-        match self.shape {
+        let mut piece = match self.shape {
             Shape::Chat => self.delta(&json!({"content": token.text}), &logprobs, None),
             Shape::Completion => self.chunk(
                 json!([{"index": 0, "text": token.text, "logprobs": logprobs, "finish_reason": null}]),
@@ -222,7 +225,11 @@ impl Dialect {
                 }
                 body
             }
+        };
+        if let Some(joules) = token.joules {
+            piece["energy"] = json!({"joules": joules});
         }
+        piece
     }
 
     /// The end of a stream.
@@ -237,6 +244,9 @@ impl Dialect {
         };
         last["timings"] = timings(&text.usage);
         last["energy"] = json!(text.energy);
+        if text.tokens_below_resolution {
+            last["energy"]["tokens_below_resolution"] = json!(true);
+        }
         let mut events = vec![last];
         if self.usage_event {
             let mut with_usage = self.chunk(json!([]));

@@ -71,9 +71,9 @@ fn energy(page: &mut Page, service: &Service) {
     {
         let book = service.state.daybook.open();
         let meter = book.meter().map(names);
-        let labels: Vec<(&str, &str)> =
-            meter.iter().flat_map(|(scope, method)| [("scope", &**scope), ("method", &**method)]).collect();
-        of_tasks(page, &[(&labels, book.process())]);
+        let labels = meter.as_ref().map(|(scope, method)| [("scope", &**scope), ("method", &**method)]);
+        let joules = labels.as_ref().map(|labels| (&labels[..], book.process()));
+        of_tasks(page, book.process(), joules.as_slice());
     }
     let Some(energy) = energy else { return };
     // The names of the wire.

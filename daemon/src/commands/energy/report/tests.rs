@@ -137,7 +137,7 @@ fn counters_of_a_record_have_one_series_a_meter() {
     let has = |line: &str| assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     has(r#"tern_energy_joules_total{part="idle",scope="board_dc",method="hwmon_power",source="a"} 3"#);
     has(r#"tern_energy_joules_total{part="idle",scope="board_dc",method="energy_counter",source="a"} 7"#);
-    has(r#"tern_task_requests_total{task="grade",ending="answered"} 2000"#);
+    has(r#"tern_task_requests_total{task="grade",ending="answered"} 8000"#);
     has(
         r#"tern_task_energy_joules_total{task="grade",phase="prefill",scope="board_dc",method="hwmon_power",source="a"} 3"#,
     );
