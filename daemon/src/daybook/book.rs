@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tern_boards::energy::{Ledger, Phase, Totals};
 
-use super::sums::{MOST_TASKS, MeterName, OTHER, Sums, Work};
+use super::sums::{Charge, MOST_TASKS, MeterName, OTHER, Sums, Work};
 
 /// Hours whose pages are kept: 32 days.
 pub const HOURS: usize = 32 * 24;
@@ -130,11 +130,10 @@ impl Book {
         change(&mut totals[total].sums);
     }
 
-    /// Books work in a step: rows or tokens, and microjoules where they are known.
-    pub fn charge(&mut self, task: &str, phase: Phase, tokens: u64, uj: Option<u64>) {
-        let uj = uj.unwrap_or(0);
-        self.each(|sums| sums.task(task).charge(phase, tokens, uj));
-        self.of_process(task).charge(phase, tokens, uj);
+    /// Books work in a step.
+    pub fn charge(&mut self, task: &str, phase: Phase, charge: Charge) {
+        self.each(|sums| sums.task(task).step(phase, charge));
+        self.of_process(task).step(phase, charge);
     }
 
     /// Books the end of a request.
@@ -254,8 +253,9 @@ mod tests {
             weight,
         });
         let parts = ledger.end_step(s(2), &shares).expect("it is known");
-        book.charge(&grade, Phase::Prefill, 30, Some(parts[0]));
-        book.charge(OTHER, Phase::Decode, 1, Some(parts[1]));
+        let charge = |tokens, part| Charge { tokens, uj: Some(part), is_lump: false };
+        book.charge(&grade, Phase::Prefill, charge(30, parts[0]));
+        book.charge(OTHER, Phase::Decode, charge(1, parts[1]));
         ledger.finish(1, Completed::default());
         book.end(&grade, true);
         book.settle_at(&ledger, s(2), 11);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::book::Record;
-use super::sums::{MeterName, Sums};
+use super::sums::{MeterName, Sums, Work};
 
 /// What one meter, or none, has of some days.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,12 @@ impl Part {
     /// Joules of `uj` microjoules; `None` without a meter.
     pub fn joules(&self, uj: u64) -> Option<f64> {
         self.meter.as_ref().map(|_| uj as f64 / 1e6)
+    }
+
+    /// Half-width of the 95 % interval of the joules of `work`, as a fraction: what the meter says of itself, and chance where
+    /// its energy comes in lumps. `None` where nothing is known, or nothing was counted.
+    pub fn uncertainty(&self, work: &Work) -> Option<f64> {
+        Some(self.meter.as_ref()?.relative_uncertainty.hypot(work.chance()?))
     }
 
     /// Part of all joules that `uj` is, 0 to 1; `None` where it cannot be said.

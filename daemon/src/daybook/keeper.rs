@@ -154,6 +154,7 @@ impl Pen {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sums::Charge;
     use super::*;
     use tern_boards::energy::fake::FakeMeter;
     use tern_boards::energy::{Ledger, Phase};
@@ -170,7 +171,8 @@ mod tests {
         let ledger = Ledger::new(Some(Box::new(FakeMeter::steady(1_000_000))), Duration::ZERO);
         book.open().set_tasks(["grade"].into_iter());
         book.open().begin(&ledger, Duration::ZERO);
-        book.open().charge("grade", Phase::Decode, tokens, Some(tokens * 10));
+        let charge = Charge { tokens, uj: Some(tokens * 10), is_lump: false };
+        book.open().charge("grade", Phase::Decode, charge);
         book.open().settle(&ledger, Duration::from_secs(1));
         let error = Keeper::start(folder, Duration::from_secs(1), Arc::new(Daybook::default()));
         assert!(error.is_err_and(|error| error.to_string().contains("another daemon")));

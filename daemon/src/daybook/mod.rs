@@ -16,4 +16,4 @@ pub mod sums;
 
 pub use book::{Book, Page, Record, Total};
 pub use keeper::{Daybook, Keeper};
-pub use sums::{MeterName, OTHER, Sums, Work};
+pub use sums::{Charge, MeterName, OTHER, Sums, Work};

@@ -54,6 +54,20 @@ pub struct Work {
     pub prefill_uj: u64,
     /// Microjoules of generating.
     pub decode_uj: u64,
+    /// Sum of the squares, in square millijoules, of what was charged for steps shorter than the meter's own period. Such
+    /// a meter tells its energy in lumps, and chance decides whose step one falls into.
+    pub lumps_mj2: u64,
+}
+
+/// What one step comes to for a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Rows that were read, or tokens generated.
+    pub tokens: u64,
+    /// Microjoules; `None` where they are not known.
+    pub uj: Option<u64>,
+    /// The step was shorter than the time between two values of the meter.
+    pub is_lump: bool,
 }
 
 impl Work {
@@ -67,6 +81,22 @@ impl Work {
         *all_uj = all_uj.saturating_add(uj);
     }
 
+    /// Adds a step in one phase.
+    pub fn step(&mut self, phase: Phase, charge: Charge) {
+        let uj = charge.uj.unwrap_or(0);
+        self.charge(phase, charge.tokens, uj);
+        if charge.is_lump {
+            let mj = uj / 1000;
+            self.lumps_mj2 = self.lumps_mj2.saturating_add(mj.saturating_mul(mj));
+        }
+    }
+
+    /// Half-width of the 95 % interval that chance gives these joules, as a fraction: how far a sum of lumps may be from
+    /// what it would be over many more. `None` where there are no joules.
+    pub fn chance(&self) -> Option<f64> {
+        (self.uj() > 0).then(|| 1.96 * (self.lumps_mj2 as f64).sqrt() * 1e3 / self.uj() as f64)
+    }
+
     /// Both phases together.
     pub fn uj(&self) -> u64 {
         self.prefill_uj.saturating_add(self.decode_uj)
@@ -77,6 +107,7 @@ impl Work {
         self.broken_off = self.broken_off.saturating_add(other.broken_off);
         self.charge(Phase::Prefill, other.prefill_tokens, other.prefill_uj);
         self.charge(Phase::Decode, other.decode_tokens, other.decode_uj);
+        self.lumps_mj2 = self.lumps_mj2.saturating_add(other.lumps_mj2);
     }
 }
 
@@ -135,6 +166,23 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sum_of_few_lumps_says_how_much_chance_is_in_it() {
+        let mut work = Work::default();
+        assert_eq!(work.chance(), None);
+        let lump = |uj| Charge { tokens: 1, uj: Some(uj), is_lump: true };
+        // Nine of ten steps fall between two values of the meter.
+        for _ in 0..16 {
+            (0..9).for_each(|_| work.step(Phase::Decode, lump(0)));
+            work.step(Phase::Decode, lump(500_000));
+        }
+        let chance = work.chance().expect("there are joules");
+        assert!((chance - 1.96 / 4.0).abs() < 1e-9, "{chance}");
+        let mut fine = Work::default();
+        fine.step(Phase::Decode, Charge { is_lump: false, ..lump(500_000) });
+        assert_eq!(fine.chance(), Some(0.0));
+    }
 
     #[test]
     fn sums_are_of_their_parts_and_tasks_are_bounded() {

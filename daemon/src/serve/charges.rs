@@ -4,7 +4,7 @@ use tern_boards::energy::{Phase, Share};
 use tern_runtime::engine::{self, Step};
 
 use super::live::Live;
-use crate::daybook::Book;
+use crate::daybook::{Book, Charge};
 
 /// How much of one part of a step a share needed.
 type Needs = fn(&engine::Share) -> u64;
@@ -48,8 +48,8 @@ pub fn shares(step: &Step) -> Vec<Share> {
 }
 
 /// Charges those who took part in a step, and their tasks in the book, with its `parts`, microjoules in the order of its
-/// shares; `None` where they are not known.
-pub fn charge(step: &Step, parts: Option<&[u64]>, live: &mut [Live], book: &mut Book) {
+/// shares; `None` where they are not known. Whether the step was shorter than the meter's period: `is_lump`.
+pub fn charge(step: &Step, parts: Option<&[u64]>, is_lump: bool, live: &mut [Live], book: &mut Book) {
     for (index, share) in step.shares.iter().enumerate() {
         let uj = parts.and_then(|parts| parts.get(index).copied());
         let Some(live) = live.iter_mut().find(|live| live.key == share.key) else { continue };
@@ -57,14 +57,14 @@ pub fn charge(step: &Step, parts: Option<&[u64]>, live: &mut [Live], book: &mut 
         match share.phase {
             engine::Phase::Prefill => {
                 live.prefill_rows += share.rows;
-                book.charge(&live.label, Phase::Prefill, share.rows as u64, uj);
+                book.charge(&live.label, Phase::Prefill, Charge { tokens: share.rows as u64, uj, is_lump });
                 // The first token, written by the end of the prompt and paid with it.
-                book.charge(&live.label, Phase::Decode, tokens, None);
+                book.charge(&live.label, Phase::Decode, Charge { tokens, ..Charge::default() });
             }
             engine::Phase::Decode => {
                 live.decode_rows += share.rows;
                 live.untold.charge(uj);
-                book.charge(&live.label, Phase::Decode, tokens, uj);
+                book.charge(&live.label, Phase::Decode, Charge { tokens, uj, is_lump });
             }
         }
     }

@@ -273,7 +273,9 @@ impl<'w, 'e> Worker<'w, 'e> {
         let parts = self.ledger.end_step(at, &shares);
         self.pacing.stepped(began, before_uj, at, &self.ledger);
         let mut book = self.state.daybook.open();
-        charges::charge(&step, parts.as_deref(), &mut self.live, &mut book);
+        let is_lump =
+            self.ledger.meter().is_some_and(|meter| at.saturating_sub(began) < meter.resolution().period);
+        charges::charge(&step, parts.as_deref(), is_lump, &mut self.live, &mut book);
         book.settle(&self.ledger, at);
         drop(book);
         log::trace!("step of {} rows for {} requests", step.rows(), step.shares.len());

@@ -20,6 +20,7 @@ use crate::error::{CommandError, Exit};
 use crate::output::{print, print_json};
 use crate::prometheus::{Page, names, of_tasks};
 use crate::replace::Replacement;
+use crate::serve::report::four_digits;
 use crate::state;
 use crate::terminal::Terminal;
 
@@ -203,6 +204,7 @@ impl Report {
             "prefill_joules": joules(work.prefill_uj),
             "decode_joules": joules(work.decode_uj),
             "joules": all,
+            "relative_uncertainty": part.uncertainty(work).map(four_digits),
             "share": part.share(work.uj()),
             "joules_per_request": each,
             "joules_per_prefill_token": ratio(joules(work.prefill_uj), work.prefill_tokens),

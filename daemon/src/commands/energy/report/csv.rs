@@ -7,7 +7,7 @@ use crate::date;
 use crate::daybook::Work;
 
 const HEAD: &str = "day,hour_utc,method,scope,source,part,task,answered,broken_off,prefill_tokens,decode_tokens,\
-                    prefill_joules,decode_joules,joules\n";
+                    prefill_joules,decode_joules,joules,relative_uncertainty\n";
 
 /// A field, quoted where it must be (RFC 4180).
 fn field(text: &str) -> String {
@@ -31,20 +31,22 @@ pub fn lines(report: &Report) -> String {
         for (hour, sums) in &part.hours {
             let begin = format!("{},{:02},{meter}", date::day(hour / 24), hour % 24);
             for (task, work) in &sums.tasks {
-                let Work { answered, broken_off, prefill_tokens, decode_tokens, prefill_uj, decode_uj } =
-                    work;
+                let Work {
+                    answered, broken_off, prefill_tokens, decode_tokens, prefill_uj, decode_uj, ..
+                } = work;
                 // Writing to a String does not fail.
                 let _ = writeln!(
                     out,
-                    "{begin},requests,{},{answered},{broken_off},{prefill_tokens},{decode_tokens},{},{},{}",
+                    "{begin},requests,{},{answered},{broken_off},{prefill_tokens},{decode_tokens},{},{},{},{}",
                     field(task),
                     joules(*prefill_uj),
                     joules(*decode_uj),
                     joules(work.uj()),
+                    part.uncertainty(work).map_or(String::new(), |by| format!("{by:.3}")),
                 );
             }
-            let _ = writeln!(out, "{begin},idle,,,,,,,,{}", joules(sums.idle_uj));
-            let _ = writeln!(out, "{begin},unattributed,,,,,,,,{}", joules(sums.unattributed_uj));
+            let _ = writeln!(out, "{begin},idle,,,,,,,,{},", joules(sums.idle_uj));
+            let _ = writeln!(out, "{begin},unattributed,,,,,,,,{},", joules(sums.unattributed_uj));
         }
     }
     out

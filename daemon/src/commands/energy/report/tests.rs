@@ -63,7 +63,21 @@ fn a_day_is_told_by_task_request_token_and_hour() {
     // 3600 J for 4000 requests, 80,000 tokens read and 2000 written: 0.9 kJ, 0.25 Wh and 0.075 thousandths of a Euro each.
     assert_eq!(
         row("grade"),
-        ["grade", "4000", "0", "80000", "2000", "3600", "0.900", "0.0325", "0.500", "0.250", "0.0000750"]
+        [
+            "grade",
+            "4000",
+            "0",
+            "80000",
+            "2000",
+            "3600",
+            "+-5",
+            "%",
+            "0.900",
+            "0.0325",
+            "0.500",
+            "0.250",
+            "0.0000750"
+        ]
     );
     assert!(text.contains("their joules are not added up"));
     assert!(text.is_ascii());
@@ -71,7 +85,7 @@ fn a_day_is_told_by_task_request_token_and_hour() {
     assert!(!without.contains(" 0 J") && !without.contains("EUR"), "{without}");
     let cells: Vec<&str> =
         without.lines().find(|line| line.starts_with("grade")).expect("it").split_whitespace().collect();
-    assert_eq!(cells[5..], ["-"; 5], "{without}");
+    assert_eq!(cells[5..], ["-"; 6], "{without}");
 }
 
 #[test]
@@ -88,9 +102,9 @@ fn programs_get_null_and_empty_fields_for_what_is_not_known() {
     assert_eq!(
         lines[1],
         "2026-11-20,08,hwmon_power,board_dc,\"ina226 <\"\"5 V\"\" & 3.3 V>\",requests,grade,2000,0,40000,1000,\
-         2600.000000,1000.000000,3600.000000"
+         2600.000000,1000.000000,3600.000000,0.050"
     );
-    assert_eq!(lines[7], "2026-11-20,09,unknown,,,requests,grade,2000,0,40000,1000,,,");
+    assert_eq!(lines[7], "2026-11-20,09,unknown,,,requests,grade,2000,0,40000,1000,,,,");
     let fields = lines[0].split(',').count();
     for line in &lines[4..] {
         // Those without quotes.

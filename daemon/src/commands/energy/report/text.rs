@@ -85,7 +85,7 @@ fn tasks(part: &Part, report: &Report) -> String {
         format!("{currency}/1000")
     });
     let mut table =
-        Table::new(vec![Align::Left; 1].into_iter().chain(vec![Align::Right; 10]).collect::<Vec<_>>());
+        Table::new(vec![Align::Left; 1].into_iter().chain(vec![Align::Right; 11]).collect::<Vec<_>>());
     let mut header = vec![
         "task",
         "answered",
@@ -93,6 +93,7 @@ fn tasks(part: &Part, report: &Report) -> String {
         "read",
         "written",
         "J",
+        "95 %",
         "J/request",
         "J/token read",
         "J/token written",
@@ -101,10 +102,10 @@ fn tasks(part: &Part, report: &Report) -> String {
     header.extend(money.as_deref());
     table.row(header);
     let tokens = |tokens: u64| tokens.to_string();
-    let mut row = |name: &str, work: &Work, all_uj: u64, phases: [String; 4]| {
+    let mut row = |name: &str, work: &Work, all_uj: u64, phases: [String; 5]| {
         let all = part.joules(all_uj);
         let each = ratio(all, work.answered);
-        let [read, written, per_read, per_written] = phases;
+        let [read, written, interval, per_read, per_written] = phases;
         let mut cells = vec![
             name.to_owned(),
             work.answered.to_string(),
@@ -112,6 +113,7 @@ fn tasks(part: &Part, report: &Report) -> String {
             read,
             written,
             or_unknown(all.map(digits)),
+            interval,
             or_unknown(each.map(digits)),
             per_read,
             per_written,
@@ -127,6 +129,8 @@ fn tasks(part: &Part, report: &Report) -> String {
         [
             tokens(work.prefill_tokens),
             tokens(work.decode_tokens),
+            // Beyond its own size a figure is no figure.
+            or_unknown(part.uncertainty(work).map(|by| format!("+-{} %", (by * 100.0).ceil().min(100.0)))),
             each(work.prefill_uj, work.prefill_tokens),
             each(work.decode_uj, work.decode_tokens),
         ]
