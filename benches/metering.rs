@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use tern_boards::energy::external::{Outside, Told, feed};
 use tern_boards::energy::file::{FileMeter, FileSource, Unit};
 use tern_boards::energy::hwmon::{self, Hwmon};
+use tern_boards::energy::model::calibration::CorePower;
+use tern_boards::energy::model::{Calibration, ModelMeter};
 use tern_boards::energy::pmic::Pmic;
 use tern_boards::energy::powercap::Powercap;
 use tern_boards::energy::sampler::{PERIOD, Sampler};
@@ -20,6 +22,7 @@ use tern_boards::energy::table::UtilisationTable;
 use tern_boards::energy::{Meter, Scope};
 use tern_boards::profile::built_in;
 use tern_boards::{Profile, Root};
+use tern_tests::simulation::Simulation;
 
 /// Readings that are timed together.
 const READINGS: u32 = 20_000;
@@ -86,6 +89,23 @@ fn main() {
         table.expect("it can be read").expect("it has figures"),
         sampled,
     );
+    let board = Simulation::pi_4(1);
+    let core = |mhz, watts| CorePower { cluster: 0, mhz, watts };
+    let calibration = Calibration {
+        scope: Scope::Wall,
+        idle_w: 2.5,
+        cores: vec![core(600, 0.4), core(1800, 1.4)],
+        byte_nj: 0.2,
+        instruction_nj: None,
+        median_error: 0.03,
+        relative_uncertainty: 0.1,
+        loads: 12,
+        date: None,
+        against: None,
+    };
+    let calibrated = Profile { calibration: Some(calibration), ..profile("raspberry-pi-4b") };
+    let model = ModelMeter::detect(board.root(), &calibrated).expect("it can be read");
+    meter("calibrated model, four cores, 13 clocks", model.expect("it is calibrated"), sampled);
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("power_w"), "3.5\n").expect("it can be written");
     let from = FileSource {

@@ -200,7 +200,7 @@ fn ask(
 ) -> Result<f64, GaugeError> {
     loop {
         if display.asks {
-            say("    watts shown:");
+            say("    watts shown (ctrl-C and Enter end it all):");
         }
         match display.watts(load) {
             Err(error @ (GaugeError::Line { .. } | GaugeError::Other { .. })) if display.asks => {

@@ -4,7 +4,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex};
 
 use tern_boards::energy::fake::{FakeMeter, Reading};
-use tern_protocol::answer::{Method, Usage};
+use tern_boards::energy::model::ModelMeter;
+use tern_boards::{Profile, Root};
+use tern_protocol::answer::{Method, Scope, Usage};
 
 use super::requester::Requester;
 use super::*;
@@ -87,6 +89,29 @@ fn every_answer_says_what_it_cost() {
     let parts = totals.requests_joules + totals.idle_joules + totals.unattributed_joules;
     assert!((parts - totals.counter_joules).abs() < 1e-9, "{totals:?}");
     assert!(totals.requests_joules >= joules, "{totals:?}");
+    server.stop();
+}
+
+#[test]
+fn a_calibrated_model_is_a_meter_like_any_other() {
+    let profile = "name = \"here\"\ntitle = \"Here\"\ncompatible = [\"x,here\"]\n[calibration]\nscope = \"wall\"\n\
+        idle_w = 2.0\nbyte_nj = 0.25\nmedian_error = 0.02\nrelative_uncertainty = 0.08\nloads = 20\n\
+        date = \"2026-01-20\"\n[[calibration.core]]\ncluster = 0\nmhz = 1000\nwatts = 0.5\n";
+    let profile = Profile::parse("here.toml", profile).expect("a sound profile");
+    let meter = ModelMeter::detect(&Root::new("/"), &profile).expect("this machine can be read");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = Config::default();
+    config.socket.path = folder.path().join("t.sock");
+    let meter: Box<dyn Meter> = Box::new(meter.expect("it is calibrated"));
+    let server = Server::start_metered(&config, &choice(), Some(meter)).expect("it starts");
+    let mut client = Client::connect(server.socket()).expect("it listens");
+    let (_, energy) = text(&mut client, 20);
+    assert_eq!((energy.method, energy.scope), (Method::CalibratedModel, Some(Scope::Wall)));
+    assert_eq!((energy.relative_uncertainty, energy.idle_watts), (Some(0.08), Some(2.0)));
+    assert_eq!(energy.calibrated_at.as_deref(), Some("2026-01-20"));
+    // Power at rest for all of the window, and on top of it what this machine was busy with.
+    let least = 2.0 * energy.window_ms / 1e3;
+    assert!(energy.joules.expect("it is modelled") >= least * 0.99 - 1e-5, "{energy:?}, at least {least} J");
     server.stop();
 }
 
