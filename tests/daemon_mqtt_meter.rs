@@ -98,3 +98,33 @@ fn a_file_that_another_program_writes_is_a_meter_too() {
     assert!(energy["joules"].as_f64().is_some_and(|joules| joules > 0.0), "{energy}");
     assert_eq!(energy["source"], format!("file {}", file.display()));
 }
+
+#[test]
+fn doctor_names_the_meters_of_a_configuration_and_what_is_wrong_with_them() {
+    let folder = tern_tests::mqtt_daemon::folder();
+    let (file, config) = (folder.path().join("power_w"), folder.path().join("tern.toml"));
+    let section = format!("[energy]\nmeter = 'external_meter'\nfile = '{}'\n", file.display());
+    std::fs::write(&config, section).expect("it can be written");
+    let asked = || {
+        let mut doctor = tern_tests::binary::tern();
+        doctor.args(["doctor", "--json", "--config"]).arg(&config);
+        let output = doctor.output().expect("it runs");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
+        json["machine"].clone()
+    };
+    let about = |machine: &Value, words: &str| {
+        let meters = machine["meters"].as_array().expect("a list").clone();
+        meters.into_iter().find(|finding| finding["looked_at"].as_str().is_some_and(|at| at.contains(words)))
+    };
+    std::fs::write(&file, "3.5\n").expect("it can be written");
+    let machine = asked();
+    assert_eq!(machine["meter"]["source"], format!("file {}", file.display()), "{machine}");
+    assert_eq!(about(&machine, "configured file").expect("it is named")["outcome"], "used");
+    std::fs::write(&file, "lots\n").expect("it can be written");
+    let machine = asked();
+    let finding = about(&machine, "configured file").expect("it is named");
+    assert!(
+        finding["outcome"] == "failed" && finding["why"].as_str().is_some_and(|why| why.contains("lots"))
+    );
+    assert!(about(&machine, "energy.meter names").is_some() && machine["meter"].is_null(), "{machine}");
+}

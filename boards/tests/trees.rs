@@ -124,8 +124,8 @@ fn pi_5_asks_its_pmic_and_leaves_other_chips_alone() {
     assert_eq!(meter.unwrap().method(), Method::UtilisationTable);
     let (found, why) = outcome(&without, "PMIC");
     assert!(found == Outcome::Denied && why.contains("group video"), "{why}");
-    // the fan turns, the CPU is not held back
-    assert_eq!(machine.thermal.throttled, Some(false));
+    // the fan turns, the CPU is not held back, and it would be from 80 degrees on
+    assert_eq!((machine.thermal.throttled, machine.thermal.throttle_celsius), (Some(false), Some(80.0)));
 }
 
 #[test]

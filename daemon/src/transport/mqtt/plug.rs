@@ -1,6 +1,6 @@
 //! A smart plug at the broker, heard as a power meter.
 //!
-//! It has a connection of its own, under our client id with `-meter` behind it, and a session that ends with the
+//! It has a connection of its own, under our client id with `-meter` and the process behind it, and a session that ends with the
 //! connection: what a broker would keep for us comes late, and a reading of power is worth something only when it is
 //! made. For the same reason what is retained is not counted. Everything else, broker, login and TLS, is that of
 //! `[mqtt]`.
@@ -216,7 +216,8 @@ impl Listening {
         let report = Box::new(move |event| tell.send(Heard::Link(number, event)).is_ok());
         let dialled = options(&self.section, None, self.version.next())
             .map(|options| LinkOptions {
-                client_id: format!("{}-meter", options.client_id),
+                // With our number, so that a doctor beside the daemon does not push it off the broker.
+                client_id: format!("{}-meter-{}", options.client_id, std::process::id()),
                 packet_bytes: PACKET_BYTES,
                 ..options
             })
