@@ -106,8 +106,8 @@ fn doctor_names_the_meters_of_a_configuration_and_what_is_wrong_with_them() {
     let section = format!("[energy]\nmeter = 'external_meter'\nfile = '{}'\n", file.display());
     std::fs::write(&config, section).expect("it can be written");
     let asked = || {
-        let mut doctor = tern_tests::binary::tern();
-        doctor.args(["doctor", "--json", "--config"]).arg(&config);
+        let mut doctor = tern_tests::binary::tern(["doctor", "--json", "--config"]);
+        doctor.arg(&config);
         let output = doctor.output().expect("it runs");
         let json: Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
         json["machine"].clone()
