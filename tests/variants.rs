@@ -275,10 +275,10 @@ fn the_first_name_of_the_architecture_is_the_same_model() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let alias = Variant { arch: "bitnet-25", ..SAME }.write(folder.path(), "alias");
     assert!(logits_of(&alias) == logits_of(&fixture(TINY)));
-    let other = Variant { arch: "llama", ..SAME }.write(folder.path(), "other");
+    let other = Variant { arch: "qwen3", ..SAME }.write(folder.path(), "other");
     let file = MappedFile::open(&other).expect("just written");
     let error = Config::read(&Gguf::parse(file.bytes()).expect("a good file")).expect_err("another graph");
-    assert_eq!(error, LoadError::Architecture { found: "llama".into() });
+    assert_eq!(error, LoadError::Architecture { found: "qwen3".into() });
 }
 
 #[test]
