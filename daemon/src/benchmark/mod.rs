@@ -4,6 +4,7 @@
 //! batches, from an empty context, the head for its last token included; *text generation* is the rate at which G tokens
 //! are made one after the other from an empty context, in one text or in several at once. A warm-up of each is run first and not counted.
 
+pub mod energy;
 mod samples;
 
 use std::time::{Duration, Instant};
@@ -71,12 +72,8 @@ pub fn measure(
     origin: Instant,
     mut ran: impl FnMut(),
 ) -> Result<Measured, Refusal> {
-    let vocab = engine.model().config.vocab as u32;
-    let first = engine.tokenizer().bos().unwrap_or(0);
     let streaming = Streaming::of(engine, ledger.meter().and_then(Meter::traffic));
-    let mut random = Random::new(1);
-    let mut prompt: Vec<Piece<'_>> = vec![Piece::Token(first)];
-    prompt.resize_with(amount.prompt_tokens.max(1), || Piece::Token(random.below(vocab)));
+    let prompt = prompt(engine, amount.prompt_tokens);
     let mut part = |prompt: &[Piece<'_>],
                     generate: usize,
                     texts: u64,
@@ -130,6 +127,15 @@ pub fn measure(
         generate: generations
             .map(|runs| summary(runs, amount.generate_tokens, amount.sequences, Phase::Decode)),
     })
+}
+
+/// Any prompt of `tokens` tokens, of one at least, the same every time.
+fn prompt(engine: &Engine<'_>, tokens: usize) -> Vec<Piece<'static>> {
+    let vocab = engine.model().config.vocab as u32;
+    let mut random = Random::new(1);
+    let mut prompt = vec![Piece::Token(engine.tokenizer().bos().unwrap_or(0))];
+    prompt.resize_with(tokens.max(1), || Piece::Token(random.below(vocab)));
+    prompt
 }
 
 /// Times of one run.

@@ -2,24 +2,26 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use tern_boards::energy::sampler::{PERIOD, Sampler};
-use tern_boards::energy::{EnergyReport, Ledger, Meter, Method};
+use tern_boards::energy::{EnergyReport, Ledger};
 use tern_boards::memory::Memory;
 use tern_boards::thermal::Thermal;
 use tern_boards::{Machine, Root};
 use tern_runtime::engine::Engine;
 
 use crate::bandwidth::{self, Bandwidth, last_level_cache_bytes};
+use crate::benchmark::energy::{self, Joules, PartJoules, Windows};
 use crate::benchmark::{Amount, Measured, Part, Samples, measure};
+use crate::config::Config;
 use crate::error::{CommandError, Exit};
 use crate::figures;
 use crate::model::{EngineChoice, ModelChoice, Opened, kv_name, with_engine};
 use crate::output::{print, print_json};
 use crate::progress::Progress;
+use crate::serve::meters::{self, Meters};
 use crate::table::{Align, Table, cut};
 
 /// Measures the tokens per second of a model on this machine
@@ -44,11 +46,38 @@ pub struct BenchArgs {
     /// Times each part is measured
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_repeats)]
     repeat: usize,
+    /// Measure joules by token: windows of at least --energy-seconds, the machine at rest before and after; with
+    /// `require` it is a failure if there is no meter
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    energy: Option<WhenEnergy>,
+    /// Seconds of each window of --energy, and at rest
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = parse_seconds)]
+    energy_seconds: f64,
+    /// Windows of each part of --energy
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_repeats)]
+    energy_repeat: usize,
+    /// Configuration whose [energy] says which meter to use
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     engine: EngineChoice,
+}
+
+/// When joules must be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum WhenEnergy {
+    /// Where there is a meter.
+    Auto,
+    /// Always.
+    Require,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.ok_or("give seconds from 0.1 to 3600".into())
 }
 
 fn parse_sequences(text: &str) -> Result<usize, String> {
@@ -90,6 +119,10 @@ struct Report {
     throttled: Option<bool>,
     cpu: Option<String>,
     board: String,
+    /// What `--energy` measured; `null` without it and without a meter.
+    energy: Option<Joules>,
+    /// Why it is `null` though it was asked for.
+    energy_unknown: Option<String>,
 }
 
 /// Measures and prints.
@@ -118,30 +151,63 @@ pub fn run(args: &BenchArgs) -> Result<(), CommandError> {
     engine.context_tokens = engine.context_tokens.or(Some(needed));
     let choice = ModelChoice { path: args.model.clone(), engine };
     let origin = Instant::now();
-    let (machine, meter) = Machine::with_meter(&Root::new("/"));
-    let mut ledger = Ledger::new(meter.and_then(|meter| sampled(meter, origin)), origin.elapsed());
+    let config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+    // The listener hears a plug for as long as it lives.
+    let Meters { machine, meter, listener: _listener } = meters::find(&Root::new("/"), &config)?;
+    let meter = meter.and_then(|meter| match meters::steadily_read(meter, origin) {
+        Ok(meter) => Some(meter),
+        Err(error) => {
+            log::warn!("joules stay unknown: the system has no thread for the power meter: {error}");
+            None
+        }
+    });
+    let mut ledger = Ledger::new(meter, origin.elapsed());
     let report = with_engine(&choice, |engine, opened| {
         let parts = u64::from(args.prompt > 0) + u64::from(args.generate > 0);
         let progress = Progress::items("measuring", parts * args.repeat as u64);
         let measured = measure(engine, amount, &mut ledger, origin, || progress.add(1))
             .map_err(|refusal| CommandError::from_error(Exit::BadInput, &refusal))?;
-        Ok::<_, CommandError>(report(engine, opened, &machine, measured, amount))
+        let windows = Windows {
+            window: Duration::from_secs_f64(args.energy_seconds),
+            repeats: args.energy_repeat,
+            rest: Duration::from_secs_f64(args.energy_seconds),
+        };
+        let joules = match args.energy {
+            None => None,
+            Some(_) => {
+                let progress = Progress::items("measuring joules", parts * args.energy_repeat as u64);
+                energy::measure(engine, amount, windows, (&mut ledger, origin), || progress.add(1))
+                    .map_err(|refusal| CommandError::from_error(Exit::BadInput, &refusal))?
+            }
+        };
+        let mut report = report(engine, opened, &machine, measured, amount);
+        report.energy_unknown = args.energy.and_then(|_| unknown(joules.as_ref()));
+        report.energy = joules;
+        Ok::<_, CommandError>(report)
     })??;
-    if args.json { print_json(&report) } else { print(&page(&report)) }
+    if args.json { print_json(&report) } else { print(&page(&report)) }?;
+    match &report.energy_unknown {
+        Some(why) if args.energy == Some(WhenEnergy::Require) => {
+            Err(CommandError::new(Exit::Failed, format!("joules by token are unknown: {why}")))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// A meter that integrates power must be read all the time, not only at both ends of a run.
-fn sampled(meter: Box<dyn Meter>, origin: Instant) -> Option<Box<dyn Meter>> {
-    if meter.method() == Method::EnergyCounter {
-        return Some(meter);
-    }
-    match Sampler::spawn(meter, PERIOD, origin) {
-        Ok(sampler) => Some(Box::new(sampler)),
-        Err(error) => {
-            log::warn!("joules stay unknown: the system has no thread for the power meter: {error}");
-            None
-        }
-    }
+/// Why joules by token are not known, if they are not.
+fn unknown(joules: Option<&Joules>) -> Option<String> {
+    let Some(joules) = joules else {
+        return Some("this machine has no power meter that Tern can read; see tern doctor".into());
+    };
+    let unresolved =
+        |part: &Option<PartJoules>| part.as_ref().is_some_and(|part| part.joules_per_token.is_none());
+    let is_unknown = unresolved(&joules.prefill) || unresolved(&joules.decode);
+    is_unknown.then(|| {
+        format!(
+            "{} failed during a window, or windows of {} s are too short for it; give --energy-seconds more",
+            joules.source, joules.window_s
+        )
+    })
 }
 
 fn report(
@@ -182,6 +248,8 @@ fn report(
         throttled: Thermal::detect(&Root::new("/")).throttled,
         cpu: machine.cpu.model.clone(),
         board: machine.board.profile.title.clone(),
+        energy: None,
+        energy_unknown: None,
     }
 }
 
@@ -244,6 +312,7 @@ fn page(report: &Report) -> String {
     }
     let energy = [&report.measured.generate, &report.measured.prompt].into_iter().flatten().next();
     page += &energy_line(energy.map(|part: &Part| &part.energy));
+    page += &joules_lines(report);
     if let Some(bytes) = report.peak_resident_bytes {
         let _ = writeln!(page, "  peak resident memory {}", figures::bytes(bytes));
     }
@@ -264,4 +333,41 @@ fn energy_line(energy: Option<&EnergyReport>) -> String {
             "  joules unknown: this machine has no power meter that Tern can read; see tern doctor\n".into()
         }
     }
+}
+
+/// What `--energy` found.
+fn joules_lines(report: &Report) -> String {
+    let mut lines = String::new();
+    if let Some(why) = &report.energy_unknown {
+        let _ = writeln!(lines, "  joules by token are unknown: {why}");
+    }
+    let Some(joules) = &report.energy else { return lines };
+    let watts = |watts: Option<f64>| watts.map_or("unknown".into(), |watts| format!("{watts:.2} W"));
+    // As answers name them.
+    let name = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let _ = writeln!(
+        lines,
+        "  energy by {} ({}, {}), windows of {} s: at rest {} before and {} after",
+        joules.source,
+        name(serde_json::json!(joules.method)),
+        name(serde_json::json!(joules.scope)),
+        joules.window_s,
+        watts(joules.idle_before_w),
+        watts(joules.idle_after_w)
+    );
+    for (name, part) in [("pp", &joules.prefill), ("tg", &joules.decode)] {
+        let Some(part) = part else { continue };
+        let Some(all) = &part.joules_per_token else { continue };
+        let net = part.net_joules_per_token.map_or("unknown".into(), figures::joules);
+        let _ = writeln!(
+            lines,
+            "    {name}  {} a token ({} to {}, 95 %), {net} without rest; {} tokens/s at {}",
+            figures::joules(all.median),
+            figures::joules(all.low),
+            figures::joules(all.high),
+            spread(&part.tokens_per_second),
+            watts(part.watts)
+        );
+    }
+    lines
 }
