@@ -17,7 +17,7 @@ use tern_runtime::engine::{Engine, Piece, Refusal};
 
 use super::{Amount, Samples, prompt, run};
 
-/// How often the meter is read at rest.
+/// How often the meter is read.
 const TICK: Duration = Duration::from_millis(250);
 
 /// How long to measure.
@@ -127,16 +127,20 @@ struct Bench<'b, 'e> {
 impl Bench<'_, '_> {
     /// Watts at rest over a while; `None` if a reading fails.
     fn rest(&mut self) -> Option<f64> {
-        self.ledger.tick(self.origin.elapsed());
-        let (began, failed) = (Instant::now(), self.ledger.meter()?.faults().failed);
+        let began = self.origin.elapsed();
+        self.ledger.tick(began);
+        let failed = self.ledger.meter()?.faults().failed;
         let before_uj = self.ledger.totals()?.counter_uj;
-        while let Some(left) = self.windows.rest.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
+        let mut rested = Duration::ZERO;
+        while let Some(left) = self.windows.rest.checked_sub(rested).filter(|left| !left.is_zero()) {
             std::thread::sleep(left.min(TICK));
-            self.ledger.tick(self.origin.elapsed());
+            let now = self.origin.elapsed();
+            self.ledger.tick(now);
+            rested = now - began;
         }
         let drawn_uj = self.ledger.totals()?.counter_uj - before_uj;
         let is_sound = self.ledger.meter()?.faults().failed == failed && drawn_uj > 0;
-        is_sound.then(|| drawn_uj as f64 * 1e-6 / began.elapsed().as_secs_f64())
+        is_sound.then(|| drawn_uj as f64 * 1e-6 / rested.as_secs_f64())
     }
 
     /// One window of `tokens` tokens a run.
@@ -147,10 +151,13 @@ impl Bench<'_, '_> {
         while tokens == 0 || seconds < self.windows.window.as_secs_f64() {
             // Short steps, so that a meter whose counter wraps is read often enough.
             self.ledger.begin_step(self.origin.elapsed());
-            run(self.engine, prompt, work.generate, work.texts)?;
+            let step = Instant::now();
+            while tokens == 0 || step.elapsed() < TICK && began.elapsed() < self.windows.window {
+                run(self.engine, prompt, work.generate, work.texts)?;
+                tokens += work.tokens;
+            }
             let share = Share { request: self.key, phase: work.phase, weight: 1 };
             self.ledger.end_step(self.origin.elapsed(), &[share]);
-            tokens += work.tokens;
             seconds = began.elapsed().as_secs_f64();
         }
         let (prefill_tokens, decode_tokens) = match work.phase {
