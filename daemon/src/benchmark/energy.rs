@@ -202,20 +202,19 @@ fn summary(windows: &[Window], relative_uncertainty: f64, idle_w: Option<f64>) -
     let tokens: u64 = windows.iter().map(|window| window.tokens).sum();
     // One unknown window would leave a median of the others, chosen by what failed.
     let joules: Option<Vec<f64>> = windows.iter().map(|window| window.joules).collect();
-    let per_token = |joules: &Vec<f64>| -> Vec<f64> {
-        joules.iter().zip(windows).map(|(joules, window)| joules / window.tokens as f64).collect()
+    let per_token = |joules: &Vec<f64>, idle_w: f64| -> Vec<f64> {
+        let each = joules.iter().zip(windows);
+        each.map(|(joules, window)| (joules - idle_w * window.seconds) / window.tokens as f64).collect()
     };
     let joules_per_token =
-        joules.as_ref().and_then(|joules| interval(per_token(joules), relative_uncertainty));
-    let idle_by_token = idle_w.map(|idle_w| idle_w * seconds / tokens as f64);
+        joules.as_ref().and_then(|joules| interval(per_token(joules, 0.0), relative_uncertainty));
+    let net =
+        joules.as_ref().zip(idle_w).and_then(|(joules, idle_w)| interval(per_token(joules, idle_w), 0.0));
     PartJoules {
         tokens,
         seconds,
         tokens_per_second: windows.iter().map(|window| window.tokens as f64 / window.seconds).collect(),
-        net_joules_per_token: joules_per_token
-            .as_ref()
-            .zip(idle_by_token)
-            .map(|(all, idle)| all.median - idle),
+        net_joules_per_token: net.map(|net| net.median),
         watts: joules.map(|joules| joules.iter().sum::<f64>() / seconds),
         readings: windows.iter().map(|window| window.readings).sum(),
         joules_per_token,
