@@ -10,7 +10,19 @@ use tern_tests::binary::tern;
 use tern_tests::daemon::TALKER;
 
 fn bench(config: &Path, energy: &str, seconds: &str) -> Output {
-    let mut command = tern(["bench", TALKER, "--prompt", "16", "--generate", "8", "--repeat", "1", "--json"]);
+    let mut command = tern([
+        "bench",
+        TALKER,
+        "--prompt",
+        "16",
+        "--generate",
+        "8",
+        "--repeat",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+    ]);
     command.args([energy, "--energy-seconds", seconds, "--energy-repeat", "2", "--config"]).arg(config);
     command.output().expect("it runs")
 }
@@ -55,7 +67,7 @@ fn a_meter_gives_joules_with_its_name_and_an_interval() {
         while !power.exists() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let output = bench(&config, "--energy=require", "2");
+        let output = bench(&config, "--energy=require", "1");
         done.store(true, Ordering::Relaxed);
         output
     });
