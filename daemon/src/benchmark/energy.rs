@@ -15,6 +15,8 @@ use serde::Serialize;
 use tern_boards::energy::{Completed, Ledger, Method, Phase, Scope, Share};
 use tern_runtime::engine::{Engine, Piece, Refusal};
 
+use crate::model::streaming::Streaming;
+
 use super::{Amount, Samples, prompt, run};
 
 /// How often the meter is read.
@@ -120,6 +122,7 @@ struct Bench<'b, 'e> {
     ledger: &'b mut Ledger,
     origin: Instant,
     windows: Windows,
+    streaming: Streaming,
     /// Number of the last window in the ledger.
     key: u64,
 }
@@ -153,7 +156,7 @@ impl Bench<'_, '_> {
             self.ledger.begin_step(self.origin.elapsed());
             let step = Instant::now();
             while tokens == 0 || step.elapsed() < TICK && began.elapsed() < self.windows.window {
-                run(self.engine, prompt, work.generate, work.texts)?;
+                run(self.engine, &self.streaming, prompt, work.generate, work.texts)?;
                 tokens += work.tokens;
             }
             let share = Share { request: self.key, phase: work.phase, weight: 1 };
@@ -177,7 +180,7 @@ impl Bench<'_, '_> {
         ran: &mut impl FnMut(),
     ) -> Result<Vec<Window>, Refusal> {
         let warm = prompt.len().min(self.engine.options().batch_rows);
-        run(self.engine, &prompt[..warm], work.generate.min(4), work.texts)?;
+        run(self.engine, &self.streaming, &prompt[..warm], work.generate.min(4), work.texts)?;
         let mut windows = Vec::with_capacity(self.windows.repeats);
         for _ in 0..self.windows.repeats {
             windows.push(self.window(prompt, work)?);
@@ -236,8 +239,9 @@ pub fn measure(
     let Some(meter) = ledger.meter() else { return Ok(None) };
     let (method, scope, source) = (meter.method(), meter.scope(), meter.source().to_owned());
     let relative_uncertainty = meter.relative_uncertainty();
+    let streaming = Streaming::of(engine, meter.traffic());
     let prompt = prompt(engine, amount.prompt_tokens);
-    let mut bench = Bench { engine, ledger, origin, windows, key: 0 };
+    let mut bench = Bench { engine, ledger, origin, windows, streaming, key: 0 };
     let idle_before_w = bench.rest();
     let (texts, generate) = (amount.sequences as u64, amount.generate_tokens);
     let reading = Work { phase: Phase::Prefill, generate: 1, texts: 1, tokens: amount.prompt_tokens as u64 };

@@ -153,7 +153,7 @@ pub fn run(args: &BenchArgs) -> Result<(), CommandError> {
     let origin = Instant::now();
     let config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
     // The listener hears a plug for as long as it lives.
-    let Meters { machine, meter, listener: _listener } = meters::find(&Root::new("/"), &config)?;
+    let Meters { machine, meter, listener: _listener, .. } = meters::find(&Root::new("/"), &config)?;
     let meter = meter.and_then(|meter| match meters::steadily_read(meter, origin) {
         Ok(meter) => Some(meter),
         Err(error) => {
