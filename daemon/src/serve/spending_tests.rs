@@ -9,6 +9,13 @@ use super::*;
 use crate::client::{Client, ClientError};
 use crate::wire::{Failure, Request, Text};
 
+/// Ten joules between every two readings: how long a step takes, which other programs decide, is without effect.
+fn ten_joules_a_step() -> FakeMeter {
+    let readings = (0..20_000).map(|reading| Reading::Raw(10_000_000 * reading));
+    let fine = Resolution { period: Duration::from_nanos(1), quantum_uj: 1 };
+    FakeMeter::scripted(None, readings).with_resolution(fine)
+}
+
 fn text(client: &mut Client, max_tokens: u32, max_joules: Option<f64>) -> Text {
     let request = Request { max_joules, stream: true, ..talk(client, max_tokens) };
     let mut streamed = String::new();
@@ -39,7 +46,7 @@ fn classify(client: &mut Client, max_joules: f64) -> Request {
 
 #[test]
 fn a_text_ends_with_what_its_joules_paid_for() {
-    let (_folder, server) = start(Some(FakeMeter::steady(5_000_000)));
+    let (_folder, server) = start(Some(ten_joules_a_step()));
     let mut client = Client::connect(server.socket()).expect("it listens");
     let whole = text(&mut client, 200, None);
     let joules = whole.energy.joules.expect("it was measured");
@@ -62,10 +69,7 @@ fn a_text_ends_with_what_its_joules_paid_for() {
 
 #[test]
 fn what_has_no_answer_when_its_joules_are_spent_is_told_what_it_cost() {
-    // Ten joules between every two readings: a decision of one step costs ten.
-    let readings = (0..2000).map(|reading| Reading::Raw(10_000_000 * reading));
-    let fine = Resolution { period: Duration::from_nanos(1), quantum_uj: 1 };
-    let (_folder, server) = start(Some(FakeMeter::scripted(None, readings).with_resolution(fine)));
+    let (_folder, server) = start(Some(ten_joules_a_step()));
     let mut client = Client::connect(server.socket()).expect("it listens");
     let long = "The pump of line 4 has failed. ".repeat(12);
     let request = |client: &mut Client| Request {
@@ -119,7 +123,7 @@ fn joules_that_cannot_be_counted_are_refused_unless_the_operator_says_otherwise(
 
 #[test]
 fn a_long_text_shares_its_joules_among_its_parts() {
-    let (_folder, server) = start(Some(FakeMeter::steady(5_000_000)));
+    let (_folder, server) = start(Some(ten_joules_a_step()));
     let mut client = Client::connect(server.socket()).expect("it listens");
     let text = "The pump of line 4 has failed. ".repeat(60);
     let mut ask = |max_joules| {
