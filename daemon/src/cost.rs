@@ -85,7 +85,9 @@ impl Cost {
             Some(Idle::Subtracted) => ", idle power taken off",
             None => "",
         });
-        if let Some(part) = self.relative_uncertainty {
+        if self.below_resolution && self.answers == 1 {
+            words.push_str(", too short a time for this meter: only a sum over many means something");
+        } else if let Some(part) = self.relative_uncertainty {
             words.push_str(&format!(", within {}", figures::percent(part)));
         }
         if self.unmetered_answers > 0 {
@@ -177,6 +179,10 @@ mod tests {
         let usage = Usage { prompt_tokens: 10, ..Usage::default() };
         let mut cost = Cost::default();
         cost.add(&usage, &energy(Some(0.02)));
+        assert!(
+            cost.energy_in_words()
+                .ends_with("included, too short a time for this meter: only a sum over many means something")
+        );
         cost.add(&usage, &energy(Some(0.04)));
         assert!((cost.joules_per_token().expect("metered") - 0.003).abs() < 1e-12);
         let words = cost.energy_in_words();
