@@ -89,7 +89,7 @@ fn best_pass(buffer: &[u64], threads: usize) -> Option<f64> {
 }
 
 /// The sum of `words`, in enough independent parts that adding never waits for adding.
-fn sum(words: &[u64]) -> u64 {
+pub(crate) fn sum(words: &[u64]) -> u64 {
     let (blocks, rest) = words.as_chunks::<32>();
     let mut sums = [0u64; 32];
     for block in blocks {

@@ -7,6 +7,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use tern_boards::energy::model::Traffic;
 
 use super::plan::Kind;
+use crate::bandwidth::sum;
 
 /// Bytes that a thread streams between two looks at whether to stop.
 const PIECE_BYTES: usize = 1 << 20;
@@ -112,18 +113,6 @@ fn vectors(left: &[i8], right: &[i8]) {
         let products = black_box(left).iter().zip(black_box(right));
         black_box(products.fold(0i32, |sum, (a, b)| sum + i32::from(*a) * i32::from(*b)));
     }
-}
-
-/// The sum of `words`, in enough independent parts that adding never waits for adding.
-fn sum(words: &[u64]) -> u64 {
-    let (blocks, rest) = words.as_chunks::<16>();
-    let mut sums = [0u64; 16];
-    for block in blocks {
-        for (sum, word) in sums.iter_mut().zip(block) {
-            *sum = sum.wrapping_add(*word);
-        }
-    }
-    sums.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
 #[cfg(test)]
