@@ -2,6 +2,9 @@
 //!
 //! The file says nothing of when it was written, but the system does. A file that has not been written again for
 //! longer than is allowed is an error, whatever it holds: its program may be gone. Over such a time no power is assumed.
+//!
+//! A program that writes in place empties the file first. Who looks at that moment sees nothing in it, and goes by what it
+//! held before.
 
 use core::time::Duration;
 use std::time::SystemTime;
@@ -12,6 +15,10 @@ use crate::root::{ReadCause, ReadError, Root};
 
 /// How an operator lets the daemon read it.
 pub const GRANT: &str = "let the program that writes it make it readable for the service's user";
+
+/// How often a file that is empty at the start is looked at, and the pause between two looks.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What the file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,8 @@ pub struct FileMeter {
     from: FileSource,
     source: String,
     total: Total,
+    /// What it last held.
+    last: f64,
     /// When the file says that it was written, and when that was first seen.
     written: Option<(SystemTime, Duration)>,
     stale: bool,
@@ -67,21 +76,33 @@ impl FileMeter {
             Unit::Watts => Total::Power(PowerTotal::default()),
             Unit::Joules => Total::Counter(CounterTotal::new(None)),
         };
-        let meter = FileMeter { root: root.clone(), from, source, total, written: None, stale: false };
-        meter.read()?;
-        Ok(meter)
+        let mut meter =
+            FileMeter { root: root.clone(), from, source, total, last: 0.0, written: None, stale: false };
+        for _ in 0..LOOKS {
+            if let Some(value) = meter.read()? {
+                meter.last = value;
+                return Ok(meter);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Err(meter.no_number(""))
     }
 
-    fn read(&self) -> Result<f64, MeterError> {
-        let path = &self.from.path;
-        let text = self.root.read(path).map_err(|error| MeterError::from_read(error, GRANT))?;
-        let found = || text.chars().take(40).collect();
-        let value: f64 = text.trim().parse().map_err(|_| {
-            MeterError::Unreadable(ReadError {
-                path: path.clone(),
-                cause: ReadCause::NotNumber { found: found() },
-            })
-        })?;
+    fn no_number(&self, text: &str) -> MeterError {
+        let found = text.chars().take(40).collect();
+        MeterError::Unreadable(ReadError {
+            path: self.from.path.clone(),
+            cause: ReadCause::NotNumber { found },
+        })
+    }
+
+    /// What the file holds; `None` if that is nothing.
+    fn read(&self) -> Result<Option<f64>, MeterError> {
+        let text = self.root.read(&self.from.path).map_err(|error| MeterError::from_read(error, GRANT))?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let value: f64 = text.trim().parse().map_err(|_| self.no_number(&text))?;
         // In a counter's microjoules it must fit 64 bits.
         if !(0.0..=1e13).contains(&value) {
             return Err(MeterError::Implausible {
@@ -90,7 +111,7 @@ impl FileMeter {
                 expected: "a number of watts or joules, zero or more",
             });
         }
-        Ok(value)
+        Ok(Some(value))
     }
 
     /// For how long the file has been as it is.
@@ -125,7 +146,8 @@ impl FileMeter {
             });
         }
         self.stale = false;
-        let value = self.read()?;
+        let value = self.read()?.unwrap_or(self.last);
+        self.last = value;
         match &mut self.total {
             Total::Counter(total) => Ok(total.add(now, (value * 1e6) as u64)),
             Total::Power(total) if value > self.from.most_watts => {
@@ -248,6 +270,18 @@ mod tests {
         write(&dir, "6.0\n", 2);
         assert_eq!(meter.sample(s(41)).unwrap().energy_uj, 10_000_000);
         assert_eq!((meter.faults().gaps, meter.faults().failed), (1, 2));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_holds_what_it_held() {
+        let dir = written("4.0\n");
+        let mut meter = open(&dir, Unit::Watts).unwrap();
+        meter.sample(s(0)).unwrap();
+        write(&dir, "", 1);
+        assert_eq!(meter.sample(s(1)).unwrap().energy_uj, 4_000_000);
+        assert_eq!(meter.faults(), Faults::default());
+        // Left empty it is as one that is not written any more.
+        assert!(matches!(meter.sample(s(7)), Err(MeterError::Silent { .. })));
     }
 
     #[test]
