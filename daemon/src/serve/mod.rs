@@ -262,9 +262,7 @@ impl Server {
             book: Book::default(),
         });
         let socket = claim.path().to_owned();
-        let started = engine
-            .start(state)
-            .and_then(|()| UnixTransport::listen(claim, Arc::clone(&service)).map_err(ServeError::Socket));
+        let started = engine.start(state);
         let mut handle = ServerHandle {
             socket,
             limits: config.limits.clone(),
@@ -275,15 +273,18 @@ impl Server {
             plug: None,
             keeper,
         };
-        handle.transports.push(Box::new(started?));
+        started?;
         if let Some(http) = http {
             http.open(Arc::clone(&service));
             handle.transports.push(Box::new(http));
         }
+        // Before the socket: who finds that answering finds the line open as well.
         if let Some(section) = &config.serial {
             let started = SerialTransport::start(section, Arc::clone(&service));
             handle.transports.push(Box::new(started.map_err(ServeError::Serial)?));
         }
+        let listening = UnixTransport::listen(claim, Arc::clone(&service));
+        handle.transports.push(Box::new(listening.map_err(ServeError::Socket)?));
         if let Some(section) = &config.mqtt {
             let started =
                 MqttTransport::start(section, &config.watch, &config.digest, Box::new(Rumqtt), service);
