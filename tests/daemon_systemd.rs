@@ -254,8 +254,9 @@ fn long_work_tells_how_far_it_is() {
         status.strip_suffix(" %").and_then(|percent| percent.parse().ok()).expect("how much of it")
     };
     assert_eq!(percent(&manager.next()), 0);
-    let later = percent(&manager.next());
-    assert!((1..100).contains(&later), "{later}");
+    // On a busy machine the first piece may take longer than two words to the manager.
+    let later = std::iter::repeat_with(|| percent(&manager.next())).find(|percent| *percent > 0);
+    assert!(later.is_some_and(|percent| percent < 100), "{later:?}");
 }
 
 #[test]
