@@ -24,7 +24,8 @@
 //! | [`clocks`] | holding the processor at a clock |
 //! | [`proof`] | the kernels against their definition, on this machine |
 //! | [`synth`], [`random`] | models with random weights |
-//! | [`npy`], [`replace`], [`progress`], [`output`] | arrays in and out, whole files, bars, results |
+//! | [`npy`], [`replace`], [`unfinished`] | arrays in and out, whole files, large ones made over several attempts |
+//! | [`progress`], [`output`] | bars, results |
 //! | [`table`], [`terminal`], [`figures`], [`date`] | plain tables, bars, numbers and days for people |
 #![forbid(unsafe_code)]
 
@@ -70,6 +71,7 @@ pub mod tasks;
 pub mod terminal;
 pub mod transport;
 pub mod tune;
+pub mod unfinished;
 pub mod wire;
 
 use std::process::ExitCode;

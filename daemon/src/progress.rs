@@ -16,7 +16,11 @@ pub struct Progress {
 impl Progress {
     /// Work measured in bytes.
     pub fn bytes(what: &'static str, total: u64) -> Self {
-        Self::with_template(what, total, "{msg} [{bar:32}] {bytes} of {total_bytes}, {eta} left")
+        Self::with_template(
+            what,
+            total,
+            "{msg} [{bar:32}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        )
     }
 
     /// Work measured in anything else.

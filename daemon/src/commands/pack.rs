@@ -18,8 +18,9 @@ use crate::output::{print, print_json};
 use crate::packing::verify::{Verified, verify};
 use crate::packing::{PackError, Recipe, source_note};
 use crate::progress::Progress;
-use crate::replace::{Replacement, check_room};
+use crate::replace::check_room;
 use crate::tune::Load;
+use crate::unfinished::Unfinished;
 
 /// Writes a model in the layout that the kernels of this machine read where it is mapped
 ///
@@ -76,7 +77,7 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
     check_room(output, bytes)?;
     let began = Instant::now();
     let progress = Progress::bytes("packing", bytes);
-    let file = Replacement::create(output)?;
+    let file = Unfinished::begin(output, &recipe.identity(&gguf, &note).map_err(unpackable)?)?;
     recipe
         .write(&gguf, &note, host.threads, file, |bytes| progress.add(bytes))
         .map_err(unpackable)?

@@ -19,8 +19,9 @@ use super::{EngineChoice, Host, Need, OpenError};
 use crate::error::{CommandError, Exit};
 use crate::packing::{Packed, Recipe, packed, source_note};
 use crate::progress::Progress;
-use crate::replace::{Replacement, check_room};
+use crate::replace::check_room;
 use crate::tune::Load;
+use crate::unfinished::Unfinished;
 use crate::{figures, state};
 
 /// A model whose matrices take no more than this is moved in memory: at half a nanosecond a weight it takes less time than
@@ -137,7 +138,8 @@ fn copy(
     log::info!("packing '{}' once into '{}', {}", path.display(), place.display(), figures::bytes(bytes));
     let began = Instant::now();
     let progress = Progress::bytes("packing the model once", bytes);
-    let file = Replacement::create(&place)?;
+    let identity = recipe.identity(gguf, note).map_err(|error| failed(&error))?;
+    let file = Unfinished::begin(&place, &identity)?;
     recipe
         .write(gguf, note, host.threads, file, |bytes| progress.add(bytes))
         .map_err(|error| failed(&error))?

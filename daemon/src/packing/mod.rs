@@ -7,11 +7,12 @@
 //! [`verify`](verify::verify) takes it apart again and compares every weight.
 
 mod error;
-mod head;
+pub mod head;
+pub mod rows;
+pub mod stream;
 pub mod verify;
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::thread;
 
 use tern_kernels::{Layout, pack};
@@ -21,6 +22,8 @@ use tern_runtime::model::{Config, Model, file_layout};
 use tern_runtime::tokenizer::Tokenizer;
 
 pub use error::PackError;
+
+pub use stream::Output;
 
 use head::{Plane, Source};
 
@@ -138,36 +141,35 @@ impl Recipe {
     ///
     /// # Errors
     /// If the model could not be run: what is broken is found before the first byte is written. And those of `out`.
-    pub fn write<W: Write>(
+    pub fn write<W: Output>(
         &self,
         gguf: &Gguf<'_>,
         source: &str,
         workers: usize,
         out: W,
-        mut wrote: impl FnMut(u64),
+        wrote: impl FnMut(u64),
     ) -> Result<W, PackError> {
         check(gguf)?;
         let parts = self.parts(gguf, workers)?;
-        let mut data = self.header(gguf, source, &parts)?.begin(out).map_err(PackError::Write)?;
-        let mut put = |bytes: &[u8]| {
-            for piece in bytes.chunks(1 << 20) {
-                data.write(piece).map_err(PackError::Write)?;
-                wrote(piece.len() as u64);
-            }
-            Ok(())
-        };
+        let header = self.header(gguf, source, &parts)?;
         let mut buffer = Vec::new();
-        for part in &parts {
-            match &part.content {
-                Content::Same(info) => put(info.data()?)?,
-                Content::Matrix(from, info) => {
-                    self.repack(*from, info, workers, &mut buffer)?;
-                    put(&buffer)?;
-                }
-                Content::Head(source, plane) => source.fill(*plane, &mut put)?,
+        stream::stream(header, parts.len(), out, wrote, |index, put| match &parts[index].content {
+            Content::Same(info) => put(info.data()?),
+            Content::Matrix(from, info) => {
+                self.repack(*from, info, workers, &mut buffer)?;
+                put(&buffer)
             }
-        }
-        data.finish().map_err(PackError::Write)
+            Content::Head(source, plane) => source.fill(*plane, put),
+        })
+    }
+
+    /// A text that changes with anything the packed form of `gguf` consists of but the weights, see
+    /// [`Unfinished::begin`](crate::unfinished::Unfinished::begin).
+    ///
+    /// # Errors
+    /// As [`file_bytes`](Self::file_bytes).
+    pub fn identity(&self, gguf: &Gguf<'_>, source: &str) -> Result<String, PackError> {
+        Ok(stream::identity(&self.header(gguf, source, &self.parts(gguf, 1)?)?))
     }
 
     /// One matrix and its tail in this layout, in `buffer`.

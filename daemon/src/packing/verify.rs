@@ -123,8 +123,17 @@ fn compare_head(source: &Gguf<'_>, plane: Plane, found: &TensorInfo<'_>) -> Resu
     if found.name() != plane.name() || found.ty() != plane.ty() || found.dims() != head.dims(plane) {
         return Err(differs());
     }
+    compare_plane(&head, plane, found)
+}
+
+/// Makes `plane` again from `head` and compares its bytes; its rows.
+///
+/// # Errors
+/// If they differ or the head cannot be read.
+pub fn compare_plane(head: &Source<'_>, plane: Plane, found: &TensorInfo<'_>) -> Result<u64, PackError> {
+    let differs = || PackError::Head { tensor: found.name().to_owned() };
     let mut rest = found.data()?;
-    head.fill(plane, |bytes| {
+    head.fill(plane, &mut |bytes| {
         let (these, others) = rest.split_at_checked(bytes.len()).ok_or_else(differs)?;
         rest = others;
         if these == bytes { Ok(()) } else { Err(differs()) }

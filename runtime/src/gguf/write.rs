@@ -191,6 +191,26 @@ impl Header {
         let alignment = self.alignment();
         Ok(DataWriter { out, tensors: self.tensors, current: 0, left, alignment })
     }
+
+    /// Where the tensor behind the first `tensors` begins in the file; the end of the file if there is none.
+    #[must_use]
+    pub fn tensor_at_bytes(&self, tensors: usize) -> u64 {
+        self.head().len() as u64 + self.tensors.get(tensors).map_or(self.data_bytes, |tensor| tensor.offset)
+    }
+
+    /// The bytes in front of the data.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.head()
+    }
+
+    /// Hands back what takes the data of the tensors behind the first `done`, where `out` already has the header and
+    /// those: it must stand at [`tensor_at_bytes`](Self::tensor_at_bytes). Nothing is written.
+    pub fn resume<W: Write>(self, out: W, done: usize) -> DataWriter<W> {
+        let left = self.tensors.get(done).map_or(0, |t| t.nbytes);
+        let alignment = self.alignment();
+        DataWriter { out, tensors: self.tensors, current: done, left, alignment }
+    }
 }
 
 fn put_string(to: &mut Vec<u8>, text: &[u8]) {
@@ -239,6 +259,11 @@ impl<W: Write> DataWriter<W> {
             self.left = self.tensors.get(self.current).map_or(0, |t| t.nbytes);
         }
         Ok(())
+    }
+
+    /// The output.
+    pub fn out_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Flushes and hands the output back.
