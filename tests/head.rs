@@ -309,7 +309,7 @@ fn real_states(test: impl FnOnce(&[f32], &Dense<'_>)) {
     let pool = arena.take(kv.pool_bytes().expect("small")).expect("it fits");
     let mut cache = KvCache::new(kv, pool, arena.take(kv.table_words()).expect("it fits"));
     let shape = WorkShape::new(&config, set, 128, (128, 128), 1);
-    let mut work = Workspace::new(&config, &shape, &mut arena).expect("it fits");
+    let mut work = Workspace::new(&model, &shape, &mut arena).expect("it fits");
     let mut states = Vec::new();
     for text in texts {
         cache.reserve(0, text.len()).expect("a short text");

@@ -13,10 +13,16 @@ use tern_tests::{npy, sets};
 const TINY: &str = "oracle/gguf/tiny-i2_s.gguf";
 
 /// A model of each graph, and the folder with what transformers says of it.
-const GRAPHS: [(&str, &str); 3] = [
+const GRAPHS: [(&str, &str); 6] = [
     (TINY, "oracle/offline_f32"),
     ("oracle/llama/tiny-i2_s.gguf", "oracle/llama"),
     ("oracle/bitnet_silu/tiny-i2_s.gguf", "oracle/bitnet_silu"),
+    // Norms on heads that are wider than hidden by heads, and YaRN.
+    ("oracle/qwen3/tiny-i2_s.gguf", "oracle/qwen3"),
+    // Multipliers of embeddings, blocks and logits, and longrope.
+    ("oracle/minicpm/tiny-i2_s.gguf", "oracle/minicpm"),
+    // A key head for every query head, and the factors of Llama 3.1.
+    ("oracle/trilm/tiny-i2_s.gguf", "oracle/trilm"),
 ];
 
 /// Largest difference, and whether the largest logit of each row is the same one.

@@ -275,10 +275,41 @@ fn the_first_name_of_the_architecture_is_the_same_model() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let alias = Variant { arch: "bitnet-25", ..SAME }.write(folder.path(), "alias");
     assert!(logits_of(&alias) == logits_of(&fixture(TINY)));
-    let other = Variant { arch: "qwen3", ..SAME }.write(folder.path(), "other");
+    let other = Variant { arch: "qwen2", ..SAME }.write(folder.path(), "other");
     let file = MappedFile::open(&other).expect("just written");
     let error = Config::read(&Gguf::parse(file.bytes()).expect("a good file")).expect_err("another graph");
-    assert_eq!(error, LoadError::Architecture { found: "qwen3".into() });
+    assert_eq!(error, LoadError::Architecture { found: "qwen2".into() });
+}
+
+#[test]
+fn scalings_and_heads_that_no_graph_has_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    // The first occurrence of a text of the file becomes another one of its length.
+    let refusal = |model: &str, from: &[u8], to: &[u8]| {
+        let mut bytes =
+            std::fs::read(fixture(&format!("oracle/{model}/tiny-i2_s.gguf"))).expect("the fixture");
+        let at = bytes.windows(from.len()).position(|window| window == from).expect("it is there");
+        bytes[at..at + from.len()].copy_from_slice(to);
+        let path = folder.path().join("changed");
+        std::fs::write(&path, &bytes).expect("written");
+        let file = MappedFile::open(&path).expect("just written");
+        Config::read(&Gguf::parse(file.bytes()).expect("still a container")).expect_err("refused")
+    };
+    assert_eq!(refusal("qwen3", b"yarn", b"warp"), LoadError::RopeScaling { found: "warp".into() });
+    assert_eq!(
+        refusal("qwen3", b"rope.scaling.factor", b"rope.scaling.vector"),
+        LoadError::KeyMissing { key: "qwen3.rope.scaling.factor".into() }
+    );
+    // A rotary embedding of 32 values of a head of 64.
+    let turning = |values: u8| [b"rope.dimension_count\x04\0\0\0", &[values, 0, 0, 0][..]].concat();
+    let error = refusal("qwen3", &turning(64), &turning(32));
+    assert!(matches!(error, LoadError::Inconsistent { found: 32, against: 64, .. }), "{error}");
+    assert_eq!(
+        refusal("minicpm", b"residual_scale", b"residual_whale"),
+        LoadError::KeyMissing { key: "minicpm.residual_scale".into() }
+    );
+    let missing = refusal("minicpm", b"rope_factors_short.weight", b"rope_factors_shirt.weight");
+    assert_eq!(missing, LoadError::TensorMissing { tensor: "rope_factors_short.weight".into() });
 }
 
 #[test]

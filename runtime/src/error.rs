@@ -387,12 +387,13 @@ impl fmt::Display for LoadError {
             ),
             Self::RopeScaling { found } => write!(
                 f,
-                "rotary angles are scaled ('{found}'); this build has no such scaling, choose a model without it"
+                "rotary angles are scaled by '{found}'; this build scales them by linear, yarn and longrope, choose a model \
+                 with one of these or none"
             ),
             Self::Architecture { found } => write!(
                 f,
-                "architecture '{found}'; this build runs bitnet-b1.58, bitnet-25, bitnet and llama with ternary weights, \
-                 choose such a model"
+                "architecture '{found}'; this build runs bitnet-b1.58, bitnet-25, bitnet, llama, qwen3 and minicpm with \
+                 ternary weights, choose such a model"
             ),
             Self::TokenizerModel { found } => write!(
                 f,

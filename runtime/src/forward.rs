@@ -12,7 +12,7 @@
 //! ```
 //!
 //! That is BitNet b1.58 2B4T; what others do instead is in [`Graph`](crate::model::Graph): another gate, no norms in front of
-//! `W_o` and `W_down`, other pairs of values that turn together.
+//! `W_o` and `W_down`, norms on each head of `q` and `k`, other pairs of values that turn together, multipliers.
 //!
 //! `Q` is absmax quantisation to int8 and each `W .` an exact integer product times `w_scale / s`. Nothing of a row
 //! depends on the other rows of its batch or on the number of workers: a prompt gives the same bits in one pass, in
@@ -26,7 +26,7 @@ use crate::attention;
 use crate::error::LoadError;
 use crate::kv_cache::KvCache;
 use crate::model::graph::RotaryPairs;
-use crate::model::{Config, Model};
+use crate::model::{Config, Layer, Model};
 use crate::parallel::{self, Exec, Serial};
 use crate::product::{self, Epilogue, Input, gated_product, product};
 
@@ -131,12 +131,12 @@ pub struct Workspace<'a> {
 }
 
 impl<'a> Workspace<'a> {
-    /// Cuts the buffers for `shape` and computes the rotary table.
+    /// Cuts the buffers for `model` and `shape` and computes the rotary table.
     ///
     /// # Errors
     /// If the arena is too small.
-    pub fn new(config: &Config, shape: &WorkShape, arena: &mut Arena<'a>) -> Result<Self, LoadError> {
-        let rows = shape.rows;
+    pub fn new(model: &Model<'_>, shape: &WorkShape, arena: &mut Arena<'a>) -> Result<Self, LoadError> {
+        let (config, rows) = (&model.config, shape.rows);
         let work = Workspace {
             x: arena.take(rows * config.hidden)?,
             prepared: arena.take(rows * shape.prepared_bytes)?,
@@ -148,7 +148,7 @@ impl<'a> Workspace<'a> {
             spans: arena.take(shape.span_floats)?,
             scratch: arena.take(shape.workers * shape.scratch_words)?,
         };
-        rope_table(config, work.rope);
+        config.rope.table(config.head_dim, model.rope_factors, work.rope);
         Ok(work)
     }
 
@@ -170,12 +170,16 @@ impl<'a> Workspace<'a> {
         let outputs = (&mut self.x[..n * hidden], &mut [0u8; 0][..]);
         parallel::rows(machine.exec, self.scratch, n, outputs, |_, row, x, _| {
             model.embedding.row_into(rows[row].token as usize, x);
+            let scale = model.config.stream_scale();
+            if scale != 1.0 {
+                x.iter_mut().for_each(|x| *x *= scale);
+            }
         });
         for (at, layer) in model.layers.iter().enumerate() {
             self.quantize_rows(machine, Source::Hidden, Some(layer.attn_norm), n, model);
             let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
             product(machine, self.scratch, &layer.qkv, input, (self.qkv, qkv_dim), Epilogue::Store);
-            self.order_heads(machine, &model.config, n);
+            self.mend_heads(machine, &model.config, layer, n);
             self.store(machine, &model.config, cache, at, rows);
             let batch = attention::Batch {
                 config: &model.config,
@@ -207,8 +211,11 @@ impl<'a> Workspace<'a> {
 
     /// The normalised final hidden state of row `row` of the last pass, into `y: [hidden]`.
     pub fn output(&self, set: &KernelSet, model: &Model<'_>, row: usize, y: &mut [f32]) {
-        let hidden = model.config.hidden;
-        rms_norm(set, &self.x[row * hidden..(row + 1) * hidden], model.output_norm, model.config.rms_eps, y);
+        let Config { hidden, multipliers, .. } = model.config;
+        let x = &self.x[row * hidden..(row + 1) * hidden];
+        // What divides logits may as well divide what they are sums of.
+        let inverse = inverse_rms(set, x, model.config.stream_eps()) / multipliers.logits;
+        set.norm(x, inverse, model.output_norm, y);
     }
 
     /// Normalises, if there is a `norm`, quantises and prepares `n` rows of `source` as the input of a product.
@@ -221,10 +228,10 @@ impl<'a> Workspace<'a> {
         model: &Model<'_>,
     ) {
         let (set, eps) = (machine.set, model.config.rms_eps);
-        let (source, cols): (&[f32], usize) = match source {
-            Source::Hidden => (self.x, model.config.hidden),
-            Source::Attention => (self.attn, model.config.q_dim()),
-            Source::Gated => (self.ffn, model.config.ffn),
+        let (source, cols, eps): (&[f32], usize, f32) = match source {
+            Source::Hidden => (self.x, model.config.hidden, model.config.stream_eps()),
+            Source::Attention => (self.attn, model.config.q_dim(), eps),
+            Source::Gated => (self.ffn, model.config.ffn, eps),
         };
         let prepared = &mut self.prepared[..n * set.prepared_bytes(cols)];
         let outputs = (prepared, &mut self.scales[..n]);
@@ -244,18 +251,27 @@ impl<'a> Workspace<'a> {
         });
     }
 
-    /// Puts the values of queries and keys into the order in which [`store`](Self::store) and attention turn them.
-    fn order_heads(&mut self, machine: Machine<'_>, config: &Config, n: usize) {
-        let Config { head_dim, .. } = *config;
-        if config.graph.pairs == RotaryPairs::Halves {
+    /// Normalises the heads of queries and keys where the graph does, and puts their values into the order in which
+    /// [`store`](Self::store) and attention turn them.
+    fn mend_heads(&mut self, machine: Machine<'_>, config: &Config, layer: &Layer<'_>, n: usize) {
+        let Config { head_dim, rms_eps, .. } = *config;
+        if config.graph.pairs == RotaryPairs::Halves && layer.head_norms.is_none() {
             return;
         }
-        let (turning, row_len) = (config.q_dim() + config.kv_dim(), config.q_dim() + 2 * config.kv_dim());
+        let (q_dim, row_len) = (config.q_dim(), config.q_dim() + 2 * config.kv_dim());
         let outputs = (&mut self.qkv[..n * row_len], &mut [0u8; 0][..]);
         parallel::rows(machine.exec, self.scratch, n, outputs, |scratch, _, row, _| {
             let spare = &mut cast_slice_mut::<u64, f32>(scratch)[..head_dim];
-            for head in row[..turning].chunks_exact_mut(head_dim) {
-                config.graph.pairs.to_halves(head, spare);
+            let (queries, rest) = row.split_at_mut(q_dim);
+            let keys = &mut rest[..config.kv_dim()];
+            for (heads, which) in [(queries, 0), (keys, 1)] {
+                for head in heads.chunks_exact_mut(head_dim) {
+                    if let Some(norms) = layer.head_norms {
+                        spare.copy_from_slice(head);
+                        rms_norm(machine.set, spare, norms[which], rms_eps, head);
+                    }
+                    config.graph.pairs.to_halves(head, spare);
+                }
             }
         });
     }
@@ -293,19 +309,10 @@ enum Source {
 
 /// `y = x / sqrt(mean x^2 + eps) * weight`, all `[n]`.
 fn rms_norm(set: &KernelSet, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
-    let inverse = 1.0 / libm::sqrtf(set.sum_squares(x) / x.len() as f32 + eps);
-    set.norm(x, inverse, weight, y);
+    set.norm(x, inverse_rms(set, x, eps), weight, y);
 }
 
-/// Cosines then sines of `position / theta^(2 j / head_dim)` for each position, in binary32 as the references do.
-fn rope_table(config: &Config, table: &mut [f32]) {
-    let half = config.head_dim / 2;
-    for (position, angles) in table.chunks_exact_mut(config.head_dim).enumerate() {
-        for j in 0..half {
-            let exponent = (2 * j) as f32 / config.head_dim as f32;
-            let angle = position as f32 * (1.0 / libm::powf(config.rope_theta, exponent));
-            angles[j] = libm::cosf(angle);
-            angles[half + j] = libm::sinf(angle);
-        }
-    }
+/// `1 / sqrt(mean x^2 + eps)`.
+fn inverse_rms(set: &KernelSet, x: &[f32], eps: f32) -> f32 {
+    1.0 / libm::sqrtf(set.sum_squares(x) / x.len() as f32 + eps)
 }

@@ -81,19 +81,9 @@ pub struct ShapeFacts {
 
 impl From<Config> for ShapeFacts {
     fn from(config: Config) -> Self {
-        let Config {
-            vocab,
-            context,
-            hidden,
-            ffn,
-            layers,
-            heads,
-            kv_heads,
-            head_dim,
-            rope_theta,
-            rms_eps,
-            ..
-        } = config;
+        let Config { vocab, context, hidden, ffn, layers, heads, kv_heads, head_dim, rope, rms_eps, .. } =
+            config;
+        let rope_theta = rope.theta;
         ShapeFacts { vocab, context, hidden, ffn, layers, heads, kv_heads, head_dim, rope_theta, rms_eps }
     }
 }

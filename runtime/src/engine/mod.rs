@@ -106,7 +106,7 @@ impl<'a> Engine<'a> {
         let tokenizer = Tokenizer::build(gguf, plan.tokenizer, tables)?;
         let pool = arena.take(plan.kv.pool_bytes().ok_or(LoadError::PlanOverflow)?)?;
         let cache = KvCache::new(plan.kv, pool, arena.take(plan.kv.table_words())?);
-        let work = Workspace::new(&config, &plan.work, &mut arena)?;
+        let work = Workspace::new(&model, &plan.work, &mut arena)?;
         let rows = options.batch_rows;
         let (logits, states) =
             (arena.take(plan.logit_rows() * config.vocab)?, arena.take(rows * config.hidden)?);

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod dense;
 pub mod graph;
+pub mod rope;
 
 use tern_kernels::{KernelSet, Layout, pack};
 
@@ -13,7 +14,7 @@ use crate::arena::{Arena, slice_bytes};
 use crate::error::LoadError;
 use crate::gguf::{Gguf, PACKED_TAIL_BYTES, TensorInfo, TensorType};
 use crate::head::{Head, HeadKind, Planes};
-pub use config::{Config, MAX_LAYERS};
+pub use config::{Config, MAX_LAYERS, Multipliers};
 pub use dense::{Dense, DenseData};
 pub use graph::Graph;
 
@@ -40,6 +41,8 @@ pub struct Layer<'a> {
     pub attn_norm: &'a [f32],
     /// `[q_dim]`, on the concatenated head outputs, where the graph has it.
     pub attn_sub_norm: Option<&'a [f32]>,
+    /// `[head_dim]` each, on every head of queries and of keys, where the graph has them.
+    pub head_norms: Option<[&'a [f32]; 2]>,
     /// `[hidden]`, before the feed-forward block.
     pub ffn_norm: &'a [f32],
     /// `[ffn]`, on the gated values, where the graph has it.
@@ -67,6 +70,8 @@ pub struct Model<'a> {
     pub untied: bool,
     /// `[hidden]`, before the head.
     pub output_norm: &'a [f32],
+    /// `[head_dim / 2]`, what divides the rotary frequencies, where the file has such factors.
+    pub rope_factors: Option<&'a [f32]>,
     /// The layers in order.
     pub layers: heapless::Vec<Layer<'a>, MAX_LAYERS>,
 }
@@ -124,6 +129,7 @@ impl<'a> Model<'a> {
             _ => Head::Dense(dense),
         };
         let output_norm = dense::load_norm(&gguf.require("output_norm.weight")?, hidden)?;
+        let rope_factors = rope::factors(gguf, config.head_dim)?;
         let mut layers = heapless::Vec::new();
         for n in 0..config.layers {
             let tensor = |suffix: &str| {
@@ -134,11 +140,16 @@ impl<'a> Model<'a> {
             };
             let norm = |suffix, len| dense::load_norm(&tensor(suffix)?, len);
             let sub_norm = |suffix, len| config.graph.sub_norms.then(|| norm(suffix, len)).transpose();
+            let head_norm = |suffix| norm(suffix, config.head_dim);
             let mut ternary =
                 |suffix, rows, cols| load_ternary(&tensor(suffix)?, rows, cols, set.layout, arena);
             let layer = Layer {
                 attn_norm: norm("attn_norm", hidden)?,
                 attn_sub_norm: sub_norm("attn_sub_norm", config.q_dim())?,
+                head_norms: match config.graph.head_norms {
+                    true => Some([head_norm("attn_q_norm")?, head_norm("attn_k_norm")?]),
+                    false => None,
+                },
                 ffn_norm: norm("ffn_norm", hidden)?,
                 ffn_sub_norm: sub_norm("ffn_sub_norm", ffn)?,
                 qkv: [
@@ -156,7 +167,7 @@ impl<'a> Model<'a> {
         if let Some(info) = gguf.tensors().find(|info| !config.graph.has(info.name(), config.layers)) {
             return Err(LoadError::TensorUnknown { tensor: info.name().into() });
         }
-        Ok(Model { config, embedding, head, untied, output_norm, layers })
+        Ok(Model { config, embedding, head, untied, output_norm, rope_factors, layers })
     }
 
     /// Bytes of weights that decoding one token reads: every ternary code, the head, and one embedding row.
