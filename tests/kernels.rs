@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use tern_kernels::blocks::Blocks;
+use tern_kernels::coding::TernaryBlock;
 use tern_kernels::half::f32_to_f16;
 use tern_kernels::layout::MAX_COLS;
 use tern_kernels::planes::nibble_at;
@@ -333,7 +334,8 @@ fn the_longest_row_of_a_plane_does_not_overflow() {
 
 #[test]
 fn blocks_of_other_types_are_widened_alike() {
-    for blocks in [Blocks::Bf16, Blocks::Q8_0, Blocks::Q4_0, Blocks::Q6K] {
+    let plain = [Blocks::Bf16, Blocks::Q8_0, Blocks::Q4_0, Blocks::Q6K, Blocks::Q4K];
+    for blocks in plain.into_iter().chain(TernaryBlock::ALL.map(Blocks::Ternary)) {
         for count in [0, 1, 2, 3, 20] {
             let mut random = Random::new(count as u64);
             let bytes: Vec<u8> = (0..count * blocks.bytes()).map(|_| random.bits() as u8).collect();

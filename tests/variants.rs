@@ -6,6 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use tern_kernels::SCALAR;
+use tern_kernels::blocks::Blocks;
+use tern_kernels::coding::TernaryBlock;
 use tern_kernels::half::f32_to_f16;
 use tern_runtime::engine::{Finish, Generate, Goal};
 use tern_runtime::error::LoadError;
@@ -248,6 +251,33 @@ fn every_type_of_embedding_and_head_gives_the_logits_of_its_values() {
         assert!(found == expected, "{ty}, a head of its own");
         // With values of its own a head must be used; with those of the embedding it changes nothing.
         assert_eq!(found == original, decoded == values, "{ty}: a head against the embedding");
+    }
+}
+
+#[test]
+fn blocks_that_other_programs_write_give_the_logits_of_their_values() {
+    // Any bytes are values of these types; `tests/codings.rs` holds them against other programs.
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for (ty, blocks, scale_at) in [
+        (TensorType::Q4K, Blocks::Q4K, 0),
+        (TensorType::Ternary(TernaryBlock::Q2_0), Blocks::Ternary(TernaryBlock::Q2_0), 0),
+        (TensorType::Ternary(TernaryBlock::Tq1_0), Blocks::Ternary(TernaryBlock::Tq1_0), 52),
+    ] {
+        let (mut random, count) = (Random::new(9), HIDDEN * VOCAB / blocks.values());
+        let mut bytes: Vec<u8> = (0..count * blocks.bytes()).map(|_| random.bits() as u8).collect();
+        for block in bytes.chunks_exact_mut(blocks.bytes()) {
+            let scale = f32_to_f16(0.01 + random.float().abs() / 256.0).to_le_bytes();
+            block[scale_at..scale_at + 2].copy_from_slice(&scale);
+            if blocks == Blocks::Q4K {
+                block[2..4].copy_from_slice(&scale);
+            }
+        }
+        let mut values = vec![0.0; HIDDEN * VOCAB];
+        SCALAR.widen(blocks, &bytes, &mut values);
+        let found = Variant { embedding: Some((ty, bytes)), ..SAME }.write(folder.path(), "blocks");
+        let wide = (TensorType::F32, encode(TensorType::F32, &values));
+        let expected = Variant { embedding: Some(wide), ..SAME }.write(folder.path(), "wide");
+        assert!(logits_of(&found) == logits_of(&expected), "{ty}");
     }
 }
 

@@ -1,8 +1,9 @@
-//! Widening rows of the tensor types that are neither ternary nor plain floats. `docs/layouts.md` draws each one.
+//! Widening rows of tensor types that are no plain floats, for embeddings and heads. `docs/layouts.md` draws each one.
 //!
 //! A value is computed in the same order everywhere: a block's scale times its sub-scale, if it has one, times the
 //! number. The loops have fixed lengths and no branches; a back end compiles them for its features.
 
+use crate::coding::{self, TernaryBlock};
 use crate::half::{bf16_to_f32, f16_to_f32};
 
 /// A type whose rows are widened before they are used.
@@ -17,6 +18,10 @@ pub enum Blocks {
     Q4_0,
     /// 210 bytes for 256 values.
     Q6K,
+    /// 144 bytes for 256 values.
+    Q4K,
+    /// Ternary weights with a scale a block; a code of 3 is twice the scale.
+    Ternary(TernaryBlock),
 }
 
 impl Blocks {
@@ -25,7 +30,8 @@ impl Blocks {
         match self {
             Blocks::Bf16 => 1,
             Blocks::Q8_0 | Blocks::Q4_0 => 32,
-            Blocks::Q6K => 256,
+            Blocks::Q6K | Blocks::Q4K => 256,
+            Blocks::Ternary(block) => block.values(),
         }
     }
 
@@ -36,6 +42,8 @@ impl Blocks {
             Blocks::Q8_0 => 34,
             Blocks::Q4_0 => 18,
             Blocks::Q6K => 210,
+            Blocks::Q4K => 144,
+            Blocks::Ternary(block) => block.bytes(),
         }
     }
 }
@@ -48,6 +56,8 @@ pub fn widen(blocks: Blocks, bytes: &[u8], out: &mut [f32]) {
         Blocks::Q8_0 => q8_0(bytes, out),
         Blocks::Q4_0 => q4_0(bytes, out),
         Blocks::Q6K => q6_k(bytes, out),
+        Blocks::Q4K => q4_k(bytes, out),
+        Blocks::Ternary(block) => ternary(block, bytes, out),
     }
 }
 
@@ -117,6 +127,45 @@ fn q6_k(bytes: &[u8], out: &mut [f32]) {
                     out[l] = factor * (f32::from(q[l]) - 32.0);
                 }
             }
+        }
+    }
+}
+
+/// binary16 scale and minimum, 12 bytes of eight six-bit factors of each, 128 bytes of nibbles: 32 low ones, then 32 high
+/// ones of each 32 bytes. A value is `scale * factor * nibble - minimum * its factor`.
+#[inline(always)]
+fn q4_k(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<144>().0.iter().zip(out.as_chunks_mut::<256>().0) {
+        let (scale, minimum) = (f16_at(block, 0), f16_at(block, 2));
+        let s = &block[4..16];
+        let runs = out.as_chunks_mut::<32>().0.iter_mut().enumerate();
+        for (j, out) in runs {
+            // Four of each in the low six bits of bytes 0..4 and 4..8, whose upper bits belong to the other four.
+            let (factor, less) = if j < 4 {
+                (s[j] & 63, s[j + 4] & 63)
+            } else {
+                (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4)
+            };
+            let (factor, less) = (scale * f32::from(factor), minimum * f32::from(less));
+            let codes = &block[16 + j / 2 * 32..].as_chunks::<32>().0[0];
+            let shift = j % 2 * 4;
+            let q = codes.map(|byte| byte >> shift & 15);
+            for l in 0..32 {
+                out[l] = factor * f32::from(q[l]) - less;
+            }
+        }
+    }
+}
+
+/// Scale times weight.
+#[inline(always)]
+fn ternary(kind: TernaryBlock, bytes: &[u8], out: &mut [f32]) {
+    let mut weights = [0i8; coding::MAX_VALUES];
+    let blocks = bytes.chunks_exact(kind.bytes()).zip(out.chunks_exact_mut(kind.values()));
+    for (block, out) in blocks {
+        let scale = kind.decode(block, &mut weights);
+        for (out, weight) in out.iter_mut().zip(weights) {
+            *out = scale * f32::from(weight);
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`trit`] | a weight and its two-bit code |
 //! | [`five`] | five weights in a byte |
 //! | [`layout`] | byte layouts of a ternary matrix, with sizes and alignment rules |
+//! | [`coding`] | how ternary matrices lie in files of other programs |
 //! | [`pack`] | packing and unpacking, weight by weight |
 //! | [`mod@repack`] | from one layout to another |
 //! | [`planes`] | an int8 matrix as two planes of nibbles, for LM heads |
@@ -47,6 +48,7 @@
 
 pub mod attention;
 pub mod blocks;
+pub mod coding;
 pub mod elementwise;
 pub mod exp;
 pub mod five;
@@ -61,6 +63,7 @@ pub mod repack;
 pub mod set;
 pub mod trit;
 
+pub use coding::Coding;
 pub use layout::Layout;
 pub use reference::SCALAR;
 pub use set::{

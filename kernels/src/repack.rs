@@ -70,7 +70,7 @@ pub fn repack(from: Layout, source: &[u8], to: Layout, rows: usize, cols: usize,
 }
 
 /// Weights of one row from `first_col` on, a multiple of [`CHUNK_COLS`].
-fn read(from: Layout, source: &[u8], cols: usize, row: usize, first_col: usize, line: &mut [i8]) {
+pub(crate) fn read(from: Layout, source: &[u8], cols: usize, row: usize, first_col: usize, line: &mut [i8]) {
     let panel = &source[row / from.panel_rows() * from.panel_bytes(cols)..][..from.panel_bytes(cols)];
     let row = row % from.panel_rows();
     match from {

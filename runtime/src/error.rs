@@ -224,6 +224,8 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The file needs to be read in a way that it does not tell, or that this build does not have.
+    Reading(crate::gguf::ReadingError),
     /// A ternary matrix has a type that is not ternary here.
     NotTernary {
         /// The tensor.
@@ -372,8 +374,7 @@ impl fmt::Display for LoadError {
             Self::TensorSpan { tensor, ty, found_bytes, expected_bytes } => write!(
                 f,
                 "tensor '{tensor}' takes {found_bytes} bytes where {ty} takes {expected_bytes}: in this file the type id \
-                 means something else (older llama.cpp used {} for a repacked 4-bit type); convert the model to I2_S",
-                ty.id()
+                 means something else (older llama.cpp used 36 for a repacked 4-bit type); convert the model to I2_S or TQ2_0"
             ),
             Self::TensorType { tensor, found } => write!(
                 f,
@@ -415,8 +416,9 @@ impl fmt::Display for LoadError {
             }
             Self::NotTernary { tensor, found } => write!(
                 f,
-                "tensor '{tensor}' has type {found}; this build takes ternary weights as I2_S, convert the model to it"
+                "tensor '{tensor}' has type {found}, which is not ternary; convert the model to I2_S or TQ2_0"
             ),
+            Self::Reading(error) => write!(f, "{error}"),
             Self::InvalidCode { tensor, at_bytes } => write!(
                 f,
                 "tensor '{tensor}' holds a code in byte {at_bytes} that stands for no ternary weight; the file is \

@@ -12,6 +12,7 @@
 //! Source: the GGUF specification of the ggml project; what BitNet files do differently is said where it matters.
 
 mod cursor;
+mod reading;
 mod sniff;
 mod tensor;
 mod types;
@@ -21,14 +22,16 @@ mod write;
 
 use heapless::{String, Vec};
 
+pub use self::reading::{I2sBlocks, MAX_TILES, Reading, ReadingError, Tiles};
 pub use self::sniff::Lookalike;
 pub use self::tensor::{MAX_DIMS, TensorInfo};
-pub use self::types::{PACKED_TAIL_BYTES, TensorType};
+pub use self::types::{BITNET_TAIL_BYTES, PACKED_TAIL_BYTES, TensorType};
 pub use self::value::{Array, I32Array, StringArray, Value, ValueType};
 #[cfg(feature = "std")]
 pub use self::write::{DataWriter, Header};
 
 use self::cursor::Cursor;
+use self::reading::Meanings;
 use self::tensor::{RawTensor, check_neighbours};
 use crate::error::{LoadError, Name};
 
@@ -53,6 +56,8 @@ pub struct Gguf<'a> {
     tensors_at: usize,
     tensors: usize,
     data_at: u64,
+    meanings: Meanings,
+    reading: Reading,
 }
 
 impl<'a> Gguf<'a> {
@@ -61,6 +66,14 @@ impl<'a> Gguf<'a> {
     /// # Errors
     /// Any [`LoadError`] about the container; the type of a tensor is not judged here but by [`TensorInfo::data`].
     pub fn parse(file: &'a [u8]) -> Result<Self, LoadError> {
+        Self::parse_as(file, &Reading::default())
+    }
+
+    /// As [`parse`](Self::parse), with what is known about the file from elsewhere.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn parse_as(file: &'a [u8], reading: &Reading) -> Result<Self, LoadError> {
         let mut cursor = Cursor::new(file, 0);
         if !file.starts_with(b"GGUF") {
             return Err(LoadError::NotGguf { looks_like: Lookalike::guess(file) });
@@ -90,6 +103,8 @@ impl<'a> Gguf<'a> {
             tensors_at: 0,
             tensors: tensors as usize,
             data_at: 0,
+            meanings: Meanings::new(reading.i2s),
+            reading: reading.clone(),
         };
         for _ in 0..keys {
             gguf.add_key(&mut cursor)?;
@@ -129,14 +144,17 @@ impl<'a> Gguf<'a> {
         if found >= 8 && found.is_power_of_two() { Ok(found) } else { Err(LoadError::Alignment { found }) }
     }
 
-    fn check_tensors(&self) -> Result<(), LoadError> {
+    fn check_tensors(&mut self) -> Result<(), LoadError> {
         let data_bytes = (self.file.len() as u64).saturating_sub(self.data_at);
+        let mut meanings = self.meanings;
+        meanings.resolve(|| self.raw_tensors(), self.alignment, data_bytes)?;
+        self.meanings = meanings;
         // Each by itself first: what is wrong with one tensor is then not reported as a neighbour's fault.
         for raw in self.raw_tensors() {
-            raw.check(self.file, self.data_at, self.alignment)?;
+            raw.check(self.file, self.data_at, self.alignment, (&self.meanings, &self.reading))?;
         }
         for (index, info) in self.tensors().enumerate() {
-            check_neighbours(&info, index, self.raw_tensors(), self.alignment, data_bytes)?;
+            check_neighbours(&info, index, self.raw_tensors(), &self.meanings, self.alignment, data_bytes)?;
         }
         Ok(())
     }
@@ -172,9 +190,10 @@ impl<'a> Gguf<'a> {
     }
 
     /// All tensors in the order of the file.
-    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'a>> + use<'a> {
-        let (file, data_at, alignment) = (self.file, self.data_at, self.alignment);
-        self.raw_tensors().map_while(move |raw| raw.check(file, data_at, alignment).ok())
+    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'a>> + use<'a, '_> {
+        let as_it_is = (&self.meanings, &self.reading);
+        self.raw_tensors()
+            .map_while(move |raw| raw.check(self.file, self.data_at, self.alignment, as_it_is).ok())
     }
 
     /// Number of tensors.

@@ -2,7 +2,12 @@
 
 use core::fmt;
 
+use tern_kernels::Coding;
+use tern_kernels::Layout;
+use tern_kernels::coding::TileShape;
+
 use super::cursor::Cursor;
+use super::reading::{Meanings, Reading, ReadingError};
 use super::types::TensorType;
 use crate::error::{LoadError, Name};
 
@@ -18,6 +23,7 @@ pub struct TensorInfo<'a> {
     rank: usize,
     offset: u64,
     bytes: &'a [u8],
+    tile: Option<TileShape>,
 }
 
 impl<'a> TensorInfo<'a> {
@@ -81,6 +87,34 @@ impl<'a> TensorInfo<'a> {
         }
     }
 
+    /// How a ternary matrix lies in [`data`](Self::data), which is at least [`Coding::bytes`] long.
+    ///
+    /// # Errors
+    /// [`LoadError::NotTernary`] for another type; [`ReadingError::NoTiles`] or [`ReadingError::Tiles`] for a matrix of
+    /// tiles that are not known or cannot be.
+    pub fn coding(&self) -> Result<Coding, LoadError> {
+        let (tensor, matrix) = (self.name.into(), [self.rows(), self.row_len()]);
+        let tile = || {
+            let [rows, cols] = matrix;
+            self.tile.ok_or(ReadingError::NoTiles { tensor, ty: self.ty, rows, cols })
+        };
+        let coding = match self.ty {
+            TensorType::I2S => Coding::Layout(Layout::T2B128),
+            TensorType::I2s64 => Coding::I2s64,
+            TensorType::Packed(layout) => Coding::Layout(layout),
+            TensorType::Ternary(block) => Coding::Blocks(block),
+            TensorType::Tl1 => Coding::Tl1(tile()?),
+            TensorType::Tl2 => Coding::Tl2(tile()?),
+            found => return Err(LoadError::NotTernary { tensor, found }),
+        };
+        let [rows, cols] = matrix.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        match (coding.bytes(rows, cols), self.tile) {
+            (Some(bytes), _) if bytes <= self.bytes.len() => Ok(coding),
+            (_, Some(tile)) => Err(ReadingError::Tiles { tensor, matrix, tile }.into()),
+            (_, None) => Err(LoadError::TensorSize { tensor }),
+        }
+    }
+
     /// Checks the shape: `row_len` elements in each of `rows` rows.
     ///
     /// # Errors
@@ -104,11 +138,11 @@ impl fmt::Debug for TensorInfo<'_> {
 /// A description as it stands in the file, lengths read but nothing checked against anything else.
 #[derive(Clone, Copy)]
 pub(super) struct RawTensor<'a> {
-    name: &'a [u8],
+    pub(super) name: &'a [u8],
     rank: u32,
-    dims: [u64; MAX_DIMS],
-    type_id: u32,
-    offset: u64,
+    pub(super) dims: [u64; MAX_DIMS],
+    pub(super) type_id: u32,
+    pub(super) offset: u64,
 }
 
 impl<'a> RawTensor<'a> {
@@ -132,24 +166,30 @@ impl<'a> RawTensor<'a> {
     }
 
     /// Number of elements, if there are any and they fit in 64 bits.
-    fn elements(&self) -> Option<u64> {
+    pub(super) fn elements(&self) -> Option<u64> {
         self.dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n > 0)
     }
 
     /// Bytes of the data; 0 where the type's size is not known.
-    fn nbytes(&self) -> Option<u64> {
-        let ty = TensorType::from_id(self.type_id);
+    fn nbytes(&self, meanings: &Meanings) -> Option<u64> {
+        let ty = meanings.ty(self.type_id);
         self.elements()?;
         let nbytes = ty.nbytes(self.dims[0], self.dims[1..].iter().product());
         if ty.is_supported() { nbytes } else { Some(nbytes.unwrap_or(0)) }
     }
 
     /// Checks the description by itself and against the data section, which starts at `data_at` of `file`.
-    pub fn check(self, file: &'a [u8], data_at: u64, alignment: u64) -> Result<TensorInfo<'a>, LoadError> {
+    pub fn check(
+        self,
+        file: &'a [u8],
+        data_at: u64,
+        alignment: u64,
+        (meanings, reading): (&Meanings, &Reading),
+    ) -> Result<TensorInfo<'a>, LoadError> {
         let tensor = Name::new(self.name);
         let name = core::str::from_utf8(self.name)
             .map_err(|_| LoadError::NotUtf8 { what: "the name of a tensor", name: tensor })?;
-        let ty = TensorType::from_id(self.type_id);
+        let ty = meanings.ty(self.type_id);
         let (row, block) = (self.dims[0], ty.block_elements());
         if self.elements().is_none() {
             return Err(LoadError::TensorSize { tensor });
@@ -161,7 +201,7 @@ impl<'a> RawTensor<'a> {
             let (offset_bytes, alignment_bytes) = (self.offset, alignment);
             return Err(LoadError::TensorOffset { tensor, offset_bytes, alignment_bytes });
         }
-        let nbytes = self.nbytes().ok_or(LoadError::TensorSize { tensor })?;
+        let nbytes = self.nbytes(meanings).ok_or(LoadError::TensorSize { tensor })?;
         let file_bytes = file.len() as u64;
         let start = data_at.checked_add(self.offset);
         let end = start.and_then(|s| s.checked_add(nbytes));
@@ -172,18 +212,35 @@ impl<'a> RawTensor<'a> {
                 return Err(LoadError::TensorOutside { tensor, ends_at_bytes, file_bytes });
             }
         };
-        Ok(TensorInfo { name, ty, dims: self.dims, rank: self.rank as usize, offset: self.offset, bytes })
+        let mut info = TensorInfo {
+            name,
+            ty,
+            dims: self.dims,
+            rank: self.rank as usize,
+            offset: self.offset,
+            bytes,
+            tile: None,
+        };
+        if let (true, Ok(rows), Ok(cols)) = (
+            matches!(ty, TensorType::Tl1 | TensorType::Tl2),
+            usize::try_from(info.rows()),
+            usize::try_from(row),
+        ) {
+            info.tile = reading.tiles.of(rows, cols);
+        }
+        Ok(info)
     }
 }
 
-/// Compares one tensor with every other: names differ, spans do not meet, and an I2_S tensor is followed by the next
-/// at the distance its type gives it.
+/// Compares one tensor with every other: names differ, spans do not meet, and a ternary tensor is followed by the
+/// next at the distance its type gives it.
 ///
 /// Quadratic over all tensors, without memory: 332 tensors take about a millisecond, and the count is bounded.
 pub(super) fn check_neighbours<'a>(
     this: &TensorInfo<'a>,
     index: usize,
     others: impl Iterator<Item = RawTensor<'a>>,
+    meanings: &Meanings,
     alignment: u64,
     data_bytes: u64,
 ) -> Result<(), LoadError> {
@@ -199,7 +256,7 @@ pub(super) fn check_neighbours<'a>(
         }
         // Each pair is met from both sides; the tensor that starts first reports.
         let first = other.offset > this.offset || (other.offset == this.offset && i > index);
-        let is_empty = this.bytes.is_empty() || other.nbytes() == Some(0);
+        let is_empty = this.bytes.is_empty() || other.nbytes(meanings) == Some(0);
         if first && other.offset < end && !is_empty {
             return Err(LoadError::TensorOverlap { tensor, ends_at_bytes: end, next_at_bytes: other.offset });
         }
@@ -207,7 +264,8 @@ pub(super) fn check_neighbours<'a>(
             next = Some(next.map_or(other.offset, |n: u64| n.min(other.offset)));
         }
     }
-    if this.ty == TensorType::I2S {
+    // Ids that somebody else has used, or may, for something else; what `Meanings` told apart fits already.
+    if this.ty.is_ternary() && !matches!(this.ty, TensorType::Packed(_)) {
         check_span(this, next, alignment, data_bytes)?;
     }
     Ok(())
@@ -228,7 +286,7 @@ fn check_span(
         found_bytes == padded(info.elements() / 32 * 18) || found_bytes == info.elements() / 32 * 18;
     let is_wrong = match next {
         Some(_) => found_bytes != padded(expected_bytes),
-        None => is_as_iq4_nl && found_bytes != padded(expected_bytes),
+        None => info.ty.id() == 36 && is_as_iq4_nl && found_bytes != padded(expected_bytes),
     };
     if is_wrong {
         return Err(LoadError::TensorSpan {

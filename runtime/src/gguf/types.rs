@@ -1,7 +1,8 @@
 //! Tensor types: what an id means, how many bytes it takes, and which ones this build reads.
 //!
-//! Ids 36 to 39 mean different things in BitNet files and in llama.cpp. Here 36 is I2_S, as in every published
-//! file; the size of a tensor must agree (see `tensor.rs`), and `general.file_type`, which collides too, is not used.
+//! Ids 36 to 39 mean different things in BitNet files and in llama.cpp, and 42 has three meanings. Here 36 is I2_S, as in
+//! every published file; the size of a tensor must agree (see `tensor.rs`), 39 and 42 are told apart by it (see
+//! `reading.rs`), and `general.file_type`, which collides too, is not used.
 //!
 //! Matrices that `tern pack` wrote have ids of their own, far above anybody else's: 0x54524e00 ("TRN") plus the number of
 //! the layout. `docs/packed.md` describes such a file.
@@ -9,6 +10,7 @@
 use core::fmt;
 
 use tern_kernels::Layout;
+use tern_kernels::coding::{TernaryBlock, tl2_code_bytes};
 
 /// The type of a tensor's elements. [`TensorType::Other`] is known at most by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +26,20 @@ pub enum TensorType {
     Q8_0,
     /// Blocks of 256: `u8 ql[128]; u8 qh[64]; i8 scales[16]; f16 d`.
     Q6K,
+    /// Blocks of 256: `f16 d; f16 dmin; u8 scales[12]; u8 q[128]`.
+    Q4K,
     /// The upper half of an F32.
     Bf16,
     /// BitNet's 2-bit codes in blocks of 128 weights, then one f32 scale at byte n/4 and 28 bytes without meaning.
     I2S,
+    /// The same in blocks of 64 weights; the file does not tell, see [`super::Reading`].
+    I2s64,
+    /// bitnet.cpp's indices of pairs in tiles, then its scale as I2_S has it; needs [`super::Tiles`].
+    Tl1,
+    /// bitnet.cpp's indices of triples in tiles, padded to 32 bytes, then its scale; needs [`super::Tiles`].
+    Tl2,
+    /// Ternary blocks with a scale each.
+    Ternary(TernaryBlock),
     /// Signed bytes without a scale: planes of the LM head in a packed file.
     I8,
     /// A ternary matrix in a layout of ours, then one f32 scale in [`PACKED_TAIL_BYTES`].
@@ -44,7 +56,6 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (9, "Q8_1", 32, 36),
     (10, "Q2_K", 256, 84),
     (11, "Q3_K", 256, 110),
-    (12, "Q4_K", 256, 144),
     (13, "Q5_K", 256, 176),
     (15, "Q8_K", 256, 292),
     (16, "IQ2_XXS", 256, 66),
@@ -63,19 +74,29 @@ const OTHERS: &[(u32, &str, u64, u64)] = &[
     (31, "Q4_0_4_4", 32, 18),
     (32, "Q4_0_4_8", 32, 18),
     (33, "Q4_0_8_8", 32, 18),
-    (34, "TQ1_0", 256, 54),
-    (35, "TQ2_0", 256, 66),
     (37, "I8_S", 1, 0),
-    (38, "TL1", 4, 0),
-    // From here on the ids have more than one meaning in published files, so their sizes are not known.
-    (39, "TL2 or MXFP4", 1, 0),
+    // Where it is not TL2.
+    (39, "MXFP4", 32, 17),
     (40, "NVFP4", 1, 0),
-    (41, "Q1_0", 1, 0),
+    // In a file it is one of three, see `reading.rs`.
     (42, "Q2_0 or STQ1_0", 1, 0),
-    (43, "STQ1_0", 1, 0),
-    (142, "PQ2_0", 128, 34),
-    (143, "PTQ1_0", 128, 28),
 ];
+
+/// Ids and names of ternary blocks. [`TernaryBlock::Q2_0`], [`TernaryBlock::Pq2_0`] and [`TernaryBlock::Stq1_0`] share the
+/// id 42 in published files; only the first keeps it here.
+const TERNARY: [(u32, TernaryBlock, &str); TernaryBlock::ALL.len()] = [
+    (34, TernaryBlock::Tq1_0, "TQ1_0"),
+    (35, TernaryBlock::Tq2_0, "TQ2_0"),
+    (41, TernaryBlock::Q1_0, "Q1_0"),
+    (42, TernaryBlock::Q2_0, "Q2_0"),
+    (43, TernaryBlock::Stq1_0, "STQ1_0"),
+    (142, TernaryBlock::Pq2_0, "PQ2_0"),
+    (143, TernaryBlock::Ptq1_0, "PTQ1_0"),
+];
+
+/// Bytes behind the codes of I2_S, TL1 and TL2: the scale as a little-endian f32, then 28 without meaning. In TL1 and TL2
+/// they are a tensor of their own that the header does not list.
+pub const BITNET_TAIL_BYTES: usize = 32;
 
 /// Bytes behind the codes of a packed matrix: the scale as a little-endian f32, then zeros.
 pub const PACKED_TAIL_BYTES: usize = 64;
@@ -91,10 +112,11 @@ const PACKED: [(u32, Layout, &str); Layout::ALL.len()] = [
 
 impl TensorType {
     /// The types this build reads, for messages.
-    pub const SUPPORTED_NAMES: &'static str =
-        "I2_S, F32, F16, BF16, Q8_0, Q6_K, Q4_0 and what tern pack writes";
+    pub const SUPPORTED_NAMES: &'static str = "I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, STQ1_0, Q1_0, F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q4_0 and \
+         what tern pack writes";
 
-    /// The type behind an id of the file.
+    /// The type behind an id, as far as the id alone tells: 42 has several meanings and 36 and 39 another one, see
+    /// [`super::TensorInfo::ty`] for what it is in a file.
     #[must_use]
     pub fn from_id(id: u32) -> Self {
         match id {
@@ -102,14 +124,19 @@ impl TensorType {
             1 => Self::F16,
             2 => Self::Q4_0,
             8 => Self::Q8_0,
+            12 => Self::Q4K,
             14 => Self::Q6K,
             30 => Self::Bf16,
             24 => Self::I8,
             36 => Self::I2S,
-            other => match PACKED.iter().find(|packed| packed.0 == other) {
-                Some(packed) => Self::Packed(packed.1),
-                None => Self::Other(other),
-            },
+            38 => Self::Tl1,
+            42 => Self::Other(42),
+            other => {
+                let packed =
+                    PACKED.iter().find(|packed| packed.0 == other).map(|packed| Self::Packed(packed.1));
+                let ternary = || TERNARY.iter().find(|t| t.0 == other).map(|t| Self::Ternary(t.1));
+                packed.or_else(ternary).unwrap_or(Self::Other(other))
+            }
         }
     }
 
@@ -121,9 +148,13 @@ impl TensorType {
             Self::F16 => 1,
             Self::Q4_0 => 2,
             Self::Q8_0 => 8,
+            Self::Q4K => 12,
             Self::Q6K => 14,
             Self::Bf16 => 30,
-            Self::I2S => 36,
+            Self::I2S | Self::I2s64 => 36,
+            Self::Tl1 => 38,
+            Self::Tl2 => 39,
+            Self::Ternary(block) => ternary(block).0,
             Self::I8 => 24,
             Self::Packed(layout) => packed(layout).0,
             Self::Other(id) => id,
@@ -140,7 +171,12 @@ impl TensorType {
             Self::Q8_0 => "Q8_0",
             Self::Q6K => "Q6_K",
             Self::Bf16 => "BF16",
+            Self::Q4K => "Q4_K",
             Self::I2S => "I2_S",
+            Self::I2s64 => "I2_S in blocks of 64",
+            Self::Tl1 => "TL1",
+            Self::Tl2 => "TL2",
+            Self::Ternary(block) => ternary(block).2,
             Self::I8 => "I8",
             Self::Packed(layout) => packed(layout).2,
             Self::Other(id) => other(id).map_or("unknown", |o| o.1),
@@ -163,6 +199,16 @@ impl TensorType {
         }
     }
 
+    /// Whether it is one of ternary weights: those of a model's layers.
+    #[must_use]
+    pub fn is_ternary(self) -> bool {
+        match self {
+            Self::I2S | Self::I2s64 | Self::Tl1 | Self::Tl2 | Self::Ternary(_) | Self::Packed(_) => true,
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Q4_0 | Self::Q8_0 | Self::Q4K | Self::Q6K => false,
+            Self::I8 | Self::Other(_) => false,
+        }
+    }
+
     /// Elements that only come together: the row length must be a multiple.
     #[must_use]
     pub fn block_elements(self) -> u64 {
@@ -170,7 +216,10 @@ impl TensorType {
             Self::F32 | Self::F16 | Self::Bf16 | Self::I8 => 1,
             Self::Packed(layout) => layout.col_multiple() as u64,
             Self::Q4_0 | Self::Q8_0 => 32,
-            Self::Q6K => 256,
+            Self::Q4K | Self::Q6K => 256,
+            Self::Ternary(block) => block.values() as u64,
+            Self::I2s64 => 64,
+            Self::Tl1 | Self::Tl2 => 4,
             // Blocks run over the flattened tensor; kernels index by row, so a row must be whole blocks.
             Self::I2S => 128,
             Self::Other(id) => other(id).map_or(1, |o| o.2),
@@ -194,7 +243,13 @@ impl TensorType {
             Self::Q4_0 => blocks.checked_mul(18),
             Self::Q8_0 => blocks.checked_mul(34),
             Self::Q6K => blocks.checked_mul(210),
-            Self::I2S | Self::Other(38) => (elements / 4).checked_add(32),
+            Self::Q4K => blocks.checked_mul(144),
+            Self::Ternary(block) => blocks.checked_mul(block.bytes() as u64),
+            Self::I2S | Self::I2s64 | Self::Tl1 => (elements / 4).checked_add(BITNET_TAIL_BYTES as u64),
+            Self::Tl2 => {
+                let codes = tl2_code_bytes(usize::try_from(rows).ok()?, usize::try_from(row).ok()?)?;
+                (codes as u64).checked_add(BITNET_TAIL_BYTES as u64)
+            }
             Self::Other(id) => other(id).filter(|o| o.3 > 0).and_then(|o| blocks.checked_mul(o.3)),
         }
     }
@@ -202,6 +257,10 @@ impl TensorType {
 
 fn packed(layout: Layout) -> &'static (u32, Layout, &'static str) {
     PACKED.iter().find(|packed| packed.1 == layout).expect("every layout has an id")
+}
+
+fn ternary(block: TernaryBlock) -> &'static (u32, TernaryBlock, &'static str) {
+    TERNARY.iter().find(|ternary| ternary.1 == block).expect("every block has an id")
 }
 
 fn other(id: u32) -> Option<&'static (u32, &'static str, u64, u64)> {
@@ -225,7 +284,8 @@ mod tests {
         assert_eq!(TensorType::F16.nbytes(2560, 128_256), Some(656_670_720));
         assert_eq!(TensorType::Q6K.nbytes(2560, 128_256), Some(2560 * 128_256 / 256 * 210));
         assert_eq!(TensorType::Q8_0.nbytes(64, 1), Some(68));
-        assert_eq!(TensorType::Other(35).nbytes(256, 2), Some(132));
+        assert_eq!(TensorType::from_id(35).nbytes(256, 2), Some(132));
+        assert_eq!(TensorType::Tl2.nbytes(320, 32), Some(2496 + 32));
         // Rows are padded to a multiple of ten.
         assert_eq!(TensorType::Packed(Layout::T5R).nbytes(2560, 6912), Some(6920 * 512 + 64));
         assert_eq!(TensorType::Packed(Layout::T5R).nbytes(1 << 17, 1), None);

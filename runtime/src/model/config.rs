@@ -3,7 +3,7 @@
 use tern_kernels::layout::MAX_COLS;
 
 use crate::error::LoadError;
-use crate::gguf::{Gguf, optional};
+use crate::gguf::{Gguf, ReadingError, optional};
 
 use super::graph::Graph;
 use super::rope::{self, Rope};
@@ -73,6 +73,9 @@ impl Config {
     pub fn read(gguf: &Gguf<'_>) -> Result<Self, LoadError> {
         let arch = gguf.architecture()?;
         let graph = Graph::of(arch).ok_or_else(|| LoadError::Architecture { found: arch.into() })?;
+        if let Some((key, _)) = gguf.entries().find(|(key, _)| key.starts_with("prism.hadamard.")) {
+            return Err(ReadingError::Transform { key: key.into() }.into());
+        }
         let number = |suffix, most, expected| number(gguf, suffix, most, expected);
         let hidden = number("embedding_length", MAX_COLS as u64, "1 to 65280")?;
         let heads = number("attention.head_count", 1 << 10, "1 to 1024")?;

@@ -45,9 +45,7 @@ impl<'a> Dense<'a> {
         let data = match info.ty() {
             TensorType::F32 => DenseData::F32(bytemuck::try_cast_slice(bytes).map_err(misaligned)?),
             TensorType::F16 => DenseData::F16(bytemuck::try_cast_slice(bytes).map_err(misaligned)?),
-            TensorType::Bf16 | TensorType::Q8_0 | TensorType::Q6K | TensorType::Q4_0 => {
-                DenseData::Blocks(bytes)
-            }
+            ty if blocks_of(ty).is_some() => DenseData::Blocks(bytes),
             found => return Err(LoadError::TensorType { tensor: info.name().into(), found }),
         };
         Ok(Dense { cols, rows, ty: info.ty(), data })
@@ -109,13 +107,20 @@ impl<'a> Dense<'a> {
 
     /// How blocks of this type are widened.
     fn blocks(&self) -> Blocks {
-        match self.ty {
-            TensorType::Bf16 => Blocks::Bf16,
-            TensorType::Q8_0 => Blocks::Q8_0,
-            TensorType::Q4_0 => Blocks::Q4_0,
-            TensorType::Q6K => Blocks::Q6K,
-            _ => unreachable!("`load` admits no other type"),
-        }
+        blocks_of(self.ty).unwrap_or_else(|| unreachable!("`load` admits no other type"))
+    }
+}
+
+/// How values of a type are widened, where they have to be.
+fn blocks_of(ty: TensorType) -> Option<Blocks> {
+    match ty {
+        TensorType::Bf16 => Some(Blocks::Bf16),
+        TensorType::Q8_0 => Some(Blocks::Q8_0),
+        TensorType::Q4_0 => Some(Blocks::Q4_0),
+        TensorType::Q4K => Some(Blocks::Q4K),
+        TensorType::Q6K => Some(Blocks::Q6K),
+        TensorType::Ternary(block) => Some(Blocks::Ternary(block)),
+        _ => None,
     }
 }
 
