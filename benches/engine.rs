@@ -32,6 +32,7 @@ fn engine(c: &mut Criterion) {
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
     let setup = Setup { set, workers, kv: KvType::F16, ..Setup::default() };
     with_engine(&bundled("tern-log-4m-i2_s.gguf"), setup, |engine| {
+        engine.keep_prefixes(false);
         let mut group = c.benchmark_group(set.name);
         let prompt = tokens(&(0..PROMPT as u32).map(|i| 10 + 37 * i % 4000).collect::<Vec<_>>());
         let read = |engine: &mut Engine<'_>| run(engine, &[(prompt.clone(), greedy(1))]).remove(0).ids.len();
@@ -50,6 +51,8 @@ fn engine(c: &mut Criterion) {
             group.throughput(Throughput::Elements(requests as u64));
             group.bench_function(format!("decide-{requests}"), |b| b.iter(|| decide(engine, requests)));
         }
+        engine.keep_prefixes(true);
+        group.bench_function("decide-16-kept", |b| b.iter(|| decide(engine, 16)));
         group.finish();
     });
 }

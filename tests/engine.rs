@@ -230,8 +230,11 @@ fn busy_passes_when_a_slot_or_pages_come_free() {
     with_options(&fixture(TINY), fast(), small, |engine| {
         // Nine pages of 32 cells, one more than a context.
         let prompt = tokens(&[1; 50]);
-        let submit =
-            |engine: &mut Engine<'_>, key| engine.submit(&Request { key, prompt: &prompt, goal: greedy(46) });
+        // Each of another text, so that none shares a page.
+        let submit = |engine: &mut Engine<'_>, key: u64| {
+            let prompt = tokens(&[key as u32; 50]);
+            engine.submit(&Request { key, prompt: &prompt, goal: greedy(46) })
+        };
         for key in 0..3 {
             submit(engine, key).expect("three pages are free");
         }

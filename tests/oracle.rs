@@ -119,7 +119,7 @@ fn decoding_token_by_token_and_beside_strangers_gives_the_bits_of_one_pass() {
         }
         // The same beside five other requests in four slots.
         let labels = ["one", "two", "three", "twenty"];
-        let mixed = run(
+        let mut mixed = run(
             engine,
             &[
                 (tokens(&all), Goal::Logits),
@@ -130,9 +130,11 @@ fn decoding_token_by_token_and_beside_strangers_gives_the_bits_of_one_pass() {
                 (tokens(&text), Goal::Logits),
             ],
         );
+        mixed.iter_mut().for_each(|outcome| _ = outcome.take_cached());
         assert_eq!(mixed[1], alone);
         assert!(mixed[0].logits == logits(engine, &all) && mixed[5].logits == once);
-        let decided = run(engine, &[(tokens(&all[20..40]), Goal::Choose { labels: &labels })]).remove(0);
+        let mut decided = run(engine, &[(tokens(&all[20..40]), Goal::Choose { labels: &labels })]).remove(0);
+        assert!(decided.take_cached() > 0, "it was asked before");
         assert_eq!(mixed[2], decided);
     });
 }

@@ -39,7 +39,11 @@ enum Kind {
 impl Planned {
     fn random(random: &mut Random) -> Self {
         const LABELS: [&str; 8] = ["on", "one", "once", "off", "office", "error", "err", "network down"];
-        let prompt = (0..1 + random.below(14)).map(|_| random.below(510) as u32).collect();
+        // One in two begins like others.
+        let shared = if random.below(2) == 0 { random.below(70) } else { 0 };
+        let own = 1 + random.below(14);
+        let prompt =
+            (0..shared).map(|at| at as u32).chain((0..own).map(|_| random.below(510) as u32)).collect();
         let kind = match random.below(4) {
             0 => Kind::Logits,
             1 => {
@@ -94,14 +98,16 @@ impl Spent {
             Kind::Choose(_) => (0, 0),
             Kind::Logits => (0, request.prompt.len()),
         };
-        let prefilled = request.prompt.len() + usage.label_rows;
+        let prefilled = request.prompt.len() - usage.cached_tokens + usage.label_rows;
         assert_eq!((self.prefill_rows, self.decode_rows), (prefilled, decoded));
         let rows = (prefilled + decoded) as u64;
-        // Each row sees itself and what is before it; a node of a label trie the prompt and its ancestors.
-        let text_rows = rows - usage.label_rows as u64;
-        let seen = text_rows * (text_rows + 1) / 2;
-        let labels = usage.label_rows as u64;
-        let (least, most) = (seen + labels * (text_rows + 1), seen + labels * (text_rows + labels));
+        // Each row sees itself and what is before it; a node of a label trie the prompt and its ancestors. Which rows others
+        // computed is not told: the first ones at least, the last ones at most.
+        let (cached, labels) = (usage.cached_tokens as u64, usage.label_rows as u64);
+        let text = rows - labels + cached;
+        let sum = |rows: u64| rows * (rows + 1) / 2;
+        let (least, most) = (sum(text - cached), sum(text) - sum(cached));
+        let (least, most) = (least + labels * (text + 1), most + labels * (text + labels));
         let work = |seen| rows * config.ternary_weights() + seen * config.attention_products();
         assert!((work(least)..=work(most)).contains(&self.work), "{} for {rows} rows", self.work);
         // The end of the prompt is the root of the trie.
@@ -163,8 +169,11 @@ fn serve_at_random(engine: &mut Engine<'_>, requests: &[Planned], random: &mut R
         });
     }
     assert_eq!(most_live, engine.options().slots, "the schedule fills every slot at times");
-    for (index, outcome) in outcomes.iter().enumerate().filter(|(_, outcome)| outcome.finish.is_some()) {
-        spent[&index].check(&requests[index], outcome, &engine.model().config);
+    for (index, outcome) in outcomes.iter_mut().enumerate() {
+        if outcome.finish.is_some() {
+            spent[&index].check(&requests[index], outcome, &engine.model().config);
+        }
+        outcome.take_cached();
     }
     outcomes
 }
@@ -174,6 +183,7 @@ fn two_hundred_requests_at_random_get_the_answers_they_get_alone() {
     let mut random = Random::new(20_261_121);
     let requests: Vec<Planned> = (0..200).map(|_| Planned::random(&mut random)).collect();
     let alone: Vec<Outcome> = with_engine(&fixture(TINY), fast(), |engine| {
+        engine.keep_prefixes(false);
         let alone = |request: &Planned| run(engine, &[(tokens(&request.prompt), request.goal())]).remove(0);
         requests.iter().map(alone).collect()
     });

@@ -411,6 +411,9 @@ pub struct Tokens {
     pub prompt: u64,
     /// Tokens generated.
     pub generated: u64,
+    /// Tokens of prompts that were kept and not computed again. Not in frames.
+    #[serde(default, with = "crate::named")]
+    pub cached: Option<u64>,
 }
 
 /// A request that was refused or failed.

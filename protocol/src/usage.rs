@@ -25,4 +25,8 @@ pub struct Usage {
     /// `None` if it did not. Not in frames.
     #[serde(default, with = "crate::named")]
     pub paced_ms: Option<f64>,
+    /// Tokens of the prompt that were not computed for this request, since the daemon still had what it keeps of the same
+    /// beginning; `prompt_tokens` counts them, `prompt_tokens_per_second` does not. Not in frames.
+    #[serde(default, with = "crate::named")]
+    pub cached_tokens: Option<u32>,
 }

@@ -243,7 +243,7 @@ fn answers_about_requests_are_pinned() {
         queue: 1,
         live: 2,
         requests: Requests { answered: 300, refused: 2, expired: 1, cancelled: 0 },
-        tokens: Tokens { prompt: 70_000, generated: 50 },
+        tokens: Tokens { prompt: 70_000, generated: 50, cached: None },
         uptime_s: 3600.5,
         tasks: list([text("t")]),
         energy: None,

@@ -11,8 +11,15 @@
 //! vector ([`tern_kernels::quant`]) and a scale for each cell.
 //!
 //! A sequence reserves every page it may ever need when it is admitted; a step can then never run out of memory.
+//! Sequences that begin with the same tokens share pages, and what is computed is kept as long as nobody needs its place
+//! (`pages`, `tree`): a cell depends on the tokens up to it and on nothing else, so a shared one has the very bits that
+//! would be computed.
+//!
 //! Cells are numbered from 0 in each sequence. For plain text a cell's number is its position; the branches of a
 //! label trie share positions and are told apart by cell.
+
+mod pages;
+mod tree;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use tern_kernels::attention::CELLS;
@@ -20,6 +27,8 @@ use tern_kernels::{Cached, KernelSet, quant};
 
 use crate::forward::Machine;
 use crate::parallel::{self, Cut};
+use pages::{Begun, Pages};
+pub use tree::Node;
 
 /// Cells of a page.
 pub const PAGE_CELLS: usize = CELLS;
@@ -99,7 +108,12 @@ impl KvShape {
 
     /// Bytes of the pool, or `None` on overflow.
     pub fn pool_bytes(&self) -> Option<usize> {
-        self.pages.checked_mul(self.layers * self.kv_heads)?.checked_mul(self.strip_bytes())
+        self.pages.checked_mul(self.page_bytes())
+    }
+
+    /// Bytes of a page: one sequence's cells for all layers.
+    pub const fn page_bytes(&self) -> usize {
+        self.layers * self.kv_heads * self.strip_bytes()
     }
 
     /// Words of book-keeping: a page table a slot and the free list.
@@ -123,13 +137,7 @@ pub struct KvCache<'a> {
     shape: KvShape,
     /// `[pages, layers, kv_heads]` strips.
     pool: &'a mut [u8],
-    /// `[slots, pages_per_slot]`: which page holds cells `32 i..32 (i + 1)` of a slot.
-    tables: &'a mut [u32],
-    /// Stack of free pages; the first `free` entries count.
-    free_pages: &'a mut [u32],
-    free: usize,
-    /// Pages held by each slot.
-    held: heapless::Vec<usize, MAX_SLOTS>,
+    pages: Pages<'a>,
 }
 
 /// The most sequences that may be live at once.
@@ -181,66 +189,87 @@ impl<'a> Strip<'a> {
 }
 
 impl<'a> KvCache<'a> {
-    /// A cache over `pool` (`shape.pool_bytes()` bytes) and `tables` (`shape.table_words()` words), all pages free.
+    /// A cache over `pool` (`shape.pool_bytes()` bytes), `tables` (`shape.table_words()` words) and `nodes` (one a page),
+    /// all pages free.
     ///
     /// # Panics
     /// If a length does not belong to the shape, or there are more than [`MAX_SLOTS`] slots.
-    pub fn new(shape: KvShape, pool: &'a mut [u8], tables: &'a mut [u32]) -> Self {
+    pub fn new(shape: KvShape, pool: &'a mut [u8], tables: &'a mut [u32], nodes: &'a mut [Node]) -> Self {
         assert_eq!(Some(pool.len()), shape.pool_bytes(), "bytes of the pool");
-        assert_eq!(tables.len(), shape.table_words(), "words of the page tables");
-        let (tables, free_pages) = tables.split_at_mut(shape.slots * shape.pages_per_slot);
-        for (page, entry) in free_pages.iter_mut().enumerate() {
-            *entry = page as u32;
-        }
-        let mut held = heapless::Vec::new();
-        held.resize(shape.slots, 0).expect("at most MAX_SLOTS slots");
-        KvCache { shape, pool, tables, free: free_pages.len(), free_pages, held }
+        KvCache { shape, pool, pages: Pages::new(&shape, tables, nodes) }
     }
 
-    /// Pages free for admission.
+    /// Pages for admission, those included that are kept for nobody in particular.
     pub fn free_pages(&self) -> usize {
-        self.free
+        self.pages.free()
     }
 
-    /// Gives `slot`, which must hold none, the pages for `cells` cells.
+    /// Gives `slot`, which must hold none, the pages for `cells` cells that begin with those of `tokens`, and returns how
+    /// many of these are there already, from the first on; never the last, whose state is wanted in any case.
     ///
     /// # Errors
-    /// If fewer are free; nothing is taken then.
+    /// If fewer pages are free; nothing is taken then.
     ///
     /// # Panics
     /// If the slot holds pages or `cells` is more than a slot may have.
-    pub fn reserve(&mut self, slot: usize, cells: usize) -> Result<(), NoPages> {
-        let needed = cells.div_ceil(PAGE_CELLS);
-        assert!(self.held[slot] == 0 && needed <= self.shape.pages_per_slot, "reserve once, within a slot");
-        if needed > self.free {
-            return Err(NoPages { needed, free: self.free });
+    pub fn reserve(&mut self, slot: usize, tokens: &[u32], cells: usize) -> Result<usize, NoPages> {
+        let Begun { computed, copy } = self.pages.reserve(slot, tokens, cells)?;
+        if let Some((from, to)) = copy {
+            let bytes = self.shape.page_bytes();
+            let from = from as usize * bytes;
+            self.pool.copy_within(from..from + bytes, to as usize * bytes);
         }
-        self.free -= needed;
-        let table = slot * self.shape.pages_per_slot;
-        self.tables[table..table + needed].copy_from_slice(&self.free_pages[self.free..self.free + needed]);
-        self.held[slot] = needed;
-        Ok(())
+        Ok(computed)
     }
 
-    /// Takes back the pages of `slot`.
-    pub fn release(&mut self, slot: usize) {
-        let (table, held) = (slot * self.shape.pages_per_slot, self.held[slot]);
-        self.free_pages[self.free..self.free + held].copy_from_slice(&self.tables[table..table + held]);
-        self.free += held;
-        self.held[slot] = 0;
+    /// Takes back the pages of `slot`; what it computed of `text`, all of it, may serve others.
+    pub fn release(&mut self, slot: usize, text: &[u32]) {
+        self.pages.release(slot, text);
     }
 
-    /// The page that holds `cell` of `slot`.
-    fn page(&self, slot: usize, cell: usize) -> usize {
-        debug_assert!(cell / PAGE_CELLS < self.held[slot], "cell {cell} of slot {slot} is not reserved");
-        self.tables[slot * self.shape.pages_per_slot + cell / PAGE_CELLS] as usize
+    /// Whether somebody else who shares the page has computed this cell of the slot's text, or will in the step at hand.
+    pub fn is_computed(&self, slot: usize, cell: usize) -> bool {
+        self.pages.is_computed(slot, cell)
+    }
+
+    /// The step at hand computes this cell of the slot's text.
+    pub fn note_computed(&mut self, slot: usize, cell: usize) {
+        self.pages.note_computed(slot, cell);
+    }
+
+    /// Forgets everything that no live sequence holds.
+    pub fn forget(&mut self) {
+        self.pages.forget();
+    }
+
+    /// The bytes of the longest beginning of `text` that is kept, a page at a time, whole pages only.
+    pub fn stored<'s>(&'s self, text: &'s [u32]) -> impl Iterator<Item = &'s [u8]> + 's {
+        let bytes = self.shape.page_bytes();
+        self.pages.stored(text).map(move |page| &self.pool[page as usize * bytes..][..bytes])
+    }
+
+    /// Keeps page `index` of `text`, whose pages before must be kept already, with these bytes, which
+    /// [`stored`](Self::stored) gave to a cache of the same shape. Says whether it did: it takes the place of nothing else.
+    pub fn restore(&mut self, text: &[u32], index: usize, bytes: &[u8]) -> bool {
+        let page_bytes = self.shape.page_bytes();
+        if bytes.len() != page_bytes {
+            return false;
+        }
+        let Some(page) = self.pages.restore(text, index) else { return false };
+        self.pool[page as usize * page_bytes..][..page_bytes].copy_from_slice(bytes);
+        true
+    }
+
+    /// The shape it is cut for.
+    pub fn shape(&self) -> &KvShape {
+        &self.shape
     }
 
     /// A head on the page that holds `cell`.
     pub fn strip(&self, at: HeadAt, cell: usize) -> Strip<'_> {
         let KvShape { layers, kv_heads, head_dim, kv, .. } = self.shape;
         let bytes = self.shape.strip_bytes();
-        let index = (self.page(at.slot, cell) * layers + at.layer) * kv_heads + at.head;
+        let index = (self.pages.page(at.slot, cell) as usize * layers + at.layer) * kv_heads + at.head;
         let strip = &self.pool[index * bytes..(index + 1) * bytes];
         let (parts, scales) = strip.split_at(2 * self.shape.part_bytes());
         let (keys, values) = parts.split_at(self.shape.part_bytes());
@@ -270,8 +299,8 @@ impl<'a> KvCache<'a> {
     ) {
         let (shape, bytes) = (self.shape, self.shape.strip_bytes());
         let stride = shape.kv_heads * bytes;
-        let Self { pool, tables, .. } = self;
-        let (pool, tables): (&mut [u8], &[u32]) = (pool, tables);
+        let Self { pool, pages, .. } = self;
+        let (pool, tables): (&mut [u8], &[u32]) = (pool, pages.tables());
         let cut = Cut { segments: &[stride], most: bytes };
         parallel::stripes(machine.exec, scratch, (pool, stride), cut, |scratch, piece, mut stripe| {
             let head = piece.range.start / bytes;
@@ -342,6 +371,7 @@ fn scatter<T: Copy>(vector: &[T], cell: usize, columns: &mut [T]) {
 mod tests {
     use super::*;
     use crate::parallel::Serial;
+    use bytemuck::Zeroable;
     use tern_kernels::SCALAR;
     use tern_kernels::half::f16_to_f32;
 
@@ -366,12 +396,13 @@ mod tests {
             let shape = shape(kv);
             let mut pool = vec![0u64; shape.pool_bytes().unwrap() / 8];
             let mut tables = vec![0u32; shape.table_words()];
-            let mut cache = KvCache::new(shape, cast_slice_mut(&mut pool), &mut tables);
+            let mut nodes = vec![Node::zeroed(); shape.pages];
+            let mut cache = KvCache::new(shape, cast_slice_mut(&mut pool), &mut tables, &mut nodes);
             // Reserve and release in between, so that pages are not in order.
-            cache.reserve(0, 40).unwrap();
-            cache.reserve(1, 70).unwrap();
-            cache.release(0);
-            cache.reserve(2, 100).unwrap();
+            cache.reserve(0, &[], 40).unwrap();
+            cache.reserve(1, &[], 70).unwrap();
+            cache.release(0, &[]);
+            cache.reserve(2, &[], 100).unwrap();
             let vector = |slot, layer, cell, head, part| {
                 [1.0f32, 2.0, 4.0, 8.0]
                     .map(|x| x * (1 + slot * 7 + layer * 3 + cell + 50 * head + part) as f32)
@@ -420,23 +451,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn pages_are_never_promised_twice_and_all_come_back() {
-        let shape = shape(KvType::F16);
-        let mut pool = vec![0u64; shape.pool_bytes().unwrap() / 8];
-        let mut tables = vec![0u32; shape.table_words()];
-        let mut cache = KvCache::new(shape, cast_slice_mut(&mut pool), &mut tables);
-        cache.reserve(0, 4 * PAGE_CELLS).unwrap();
-        assert_eq!(cache.reserve(1, 4 * PAGE_CELLS), Err(NoPages { needed: 4, free: 3 }));
-        cache.reserve(1, 2 * PAGE_CELLS + 1).unwrap();
-        assert_eq!(cache.free_pages(), 0);
-        let mut taken: Vec<u32> = cache.tables[..4].iter().chain(&cache.tables[4..7]).copied().collect();
-        taken.sort_unstable();
-        assert_eq!(taken, [0, 1, 2, 3, 4, 5, 6]);
-        cache.release(0);
-        cache.release(1);
-        assert_eq!(cache.free_pages(), 7);
     }
 }

@@ -10,7 +10,7 @@ use crate::error::LoadError;
 use crate::forward::{Row, WorkShape};
 use crate::gguf::Gguf;
 use crate::head::{self, HeadKind};
-use crate::kv_cache::{KvShape, KvType, MAX_SLOTS, PAGE_CELLS};
+use crate::kv_cache::{self, KvShape, KvType, MAX_SLOTS, PAGE_CELLS};
 use crate::model::{Config, repacked_bytes};
 use crate::sampler::Candidate;
 use crate::tokenizer::{Tokenizer, TokenizerPlan};
@@ -44,7 +44,7 @@ impl Options {
     pub fn for_model(config: &Config) -> Self {
         let context_tokens = config.context.min(2048);
         Options {
-            slots: 4,
+            slots: 16,
             context_tokens,
             cache_tokens: 2 * context_tokens,
             batch_rows: 64,
@@ -198,7 +198,11 @@ impl MemoryPlan {
             ("tokenizer tables", slice_bytes::<u32>(tokenizer.table_words())?),
             (
                 "key/value cache",
-                sum(&[slice_bytes::<u8>(kv.pool_bytes()?), slice_bytes::<u32>(kv.table_words())])?,
+                sum(&[
+                    slice_bytes::<u8>(kv.pool_bytes()?),
+                    slice_bytes::<u32>(kv.table_words()),
+                    slice_bytes::<kv_cache::Node>(kv.pages),
+                ])?,
             ),
             (
                 "activations",

@@ -99,6 +99,13 @@ pub struct Outcome {
     pub finish: Option<(Finish, Usage)>,
 }
 
+impl Outcome {
+    /// Tokens that others had computed; they are taken out, since how many there are depends on who else is served.
+    pub fn take_cached(&mut self) -> usize {
+        self.finish.as_mut().map_or(0, |(_, usage)| std::mem::take(&mut usage.cached_tokens))
+    }
+}
+
 /// Submits all requests as slots come free and steps until all are over. Keys are indices.
 ///
 /// # Panics

@@ -43,9 +43,11 @@ pub fn run(args: &StatusArgs) -> Result<(), CommandError> {
 
 fn text(status: &Status) -> String {
     let Status { requests, tokens, .. } = status;
+    let kept = tokens.cached.filter(|cached| *cached > 0);
+    let kept = kept.map(|cached| format!(" ({cached} of them kept from before)")).unwrap_or_default();
     let mut text = format!(
         "model     {} with {} on {} threads\nversion   {}, up {:.0} s\nrequests  {} running, {} waiting; {} \
-         answered, {} refused, {} expired, {} cancelled\ntokens    {} read, {} written\ntasks     {}\n",
+         answered, {} refused, {} expired, {} cancelled\ntokens    {} read{kept}, {} written\ntasks     {}\n",
         status.model,
         status.kernels,
         status.threads,

@@ -70,7 +70,7 @@ pub struct EngineChoice {
     /// Tokens whose keys and values are kept for all requests together; without it two contexts
     #[arg(long = "cache", value_name = "TOKENS")]
     pub cache_tokens: Option<usize>,
-    /// Requests that may run at once; without it 4
+    /// Requests that may run at once; without it 16
     #[arg(long, value_name = "N")]
     pub slots: Option<usize>,
     /// Tokens that go through the model together; without it 64

@@ -65,6 +65,7 @@ mod tests {
         };
         let choice = ModelChoice { path: Some(path.into()), engine };
         with_engine(&choice, |engine, _| {
+            engine.keep_prefixes(false);
             let streamed = |cache_bytes: Option<u64>, engine: &mut Engine<'_>| {
                 let traffic = Traffic::default();
                 let counts = Streaming::from_memory(Some(traffic.clone()), 1_000_300, 300, cache_bytes);

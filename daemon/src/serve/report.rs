@@ -60,6 +60,7 @@ pub fn usage(counted: &Counted, times: &Times) -> wire::Usage {
         prompt_tokens_per_second: rate(times.prefill_rows, times.prefill),
         generated_tokens_per_second: rate(times.decode_rows, times.decode),
         paced_ms: (!times.paced.is_zero()).then(|| ms(times.paced)),
+        cached_tokens: Some(counted.cached_tokens as u32),
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
 
     #[test]
     fn rates_are_rows_by_time_and_null_where_there_is_nothing() {
-        let counted = Counted { prompt_tokens: 100, generated_tokens: 1, label_rows: 0 };
+        let counted = Counted { prompt_tokens: 100, generated_tokens: 1, ..Counted::default() };
         let times = Times {
             queue: Duration::from_micros(1234),
             prefill: Duration::from_millis(50),

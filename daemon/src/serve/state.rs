@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tern_boards::energy::{Faults, Totals};
 use tern_protocol::answer::{EnergyTotals, Method, Pacing, Scope, State as Readiness, Tokens};
 
+use tern_runtime::engine::Usage;
+
 use super::counters::{Counters, Ending, Way};
 use super::queue::Queue;
 use super::report;
@@ -42,6 +44,7 @@ pub struct State {
     pub counters: Counters,
     prompt_tokens: AtomicU64,
     generated_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
     live: AtomicU64,
     /// Mean time of a request in the engine, in microseconds, recent ones weighing more.
     service_us: AtomicU64,
@@ -91,6 +94,7 @@ impl State {
             counters: Counters::default(),
             prompt_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
             live: AtomicU64::new(0),
             service_us: AtomicU64::new(0),
             energy: Mutex::new(None),
@@ -106,9 +110,11 @@ impl State {
     }
 
     /// Counts the work of an answered request.
-    pub fn count_work(&self, prompt_tokens: usize, generated_tokens: usize, service: Duration) {
-        self.prompt_tokens.fetch_add(prompt_tokens as u64, Ordering::Relaxed);
-        self.generated_tokens.fetch_add(generated_tokens as u64, Ordering::Relaxed);
+    pub fn count_work(&self, counted: &Usage, service: Duration) {
+        let add = |sum: &AtomicU64, tokens: usize| sum.fetch_add(tokens as u64, Ordering::Relaxed);
+        add(&self.prompt_tokens, counted.prompt_tokens);
+        add(&self.generated_tokens, counted.generated_tokens);
+        add(&self.cached_tokens, counted.cached_tokens);
         let service_us = service.as_micros() as u64;
         // Only the engine's thread writes this.
         let mean_us = self.service_us.load(Ordering::Relaxed);
@@ -162,7 +168,8 @@ impl State {
     /// Tokens so far.
     pub fn tokens(&self) -> Tokens {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Tokens { prompt: load(&self.prompt_tokens), generated: load(&self.generated_tokens) }
+        let cached = Some(load(&self.cached_tokens));
+        Tokens { prompt: load(&self.prompt_tokens), generated: load(&self.generated_tokens), cached }
     }
 
     /// Requests that the engine works on.

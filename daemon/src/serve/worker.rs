@@ -198,7 +198,7 @@ impl<'w, 'e> Worker<'w, 'e> {
 
     /// What to tell a client whose prompt would cost more joules than it may, or more time than it has at this pace.
     fn unaffordable(&self, key: u64, job: &Job) -> Option<(Reason, String)> {
-        let tokens = self.engine.prompt_tokens(key)?;
+        let tokens = self.engine.prompt_left(key)?;
         let joules = self.prompt_cost.least(tokens).zip(job.max_joules);
         if let Some((least_joules, max_joules)) = joules.filter(|(least, most)| least > most) {
             return Some((Reason::Energy, told_early(tokens, least_joules, max_joules)));
@@ -209,7 +209,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         let given_ms = given.as_millis();
         is_late.then(|| {
             let message = format!(
-                "the prompt of {tokens} tokens takes at least {least_s:.1} s, and the deadline is {given_ms} ms: {why}; \
+                "the {tokens} tokens to read take at least {least_s:.1} s, and the deadline is {given_ms} ms: {why}; \
                  give it more time or send less"
             );
             (Reason::Deadline, message)
@@ -301,8 +301,9 @@ impl<'w, 'e> Worker<'w, 'e> {
         let times = live.times(now);
         // A text of one token was written by the step that ended its prompt: no step tells what a token costs.
         let one_token = counted.generated_tokens > 0 && live.decode_rows == 0;
+        let computed = counted.prompt_tokens - counted.cached_tokens;
         let completed = Completed {
-            prefill_tokens: if one_token { 0 } else { counted.prompt_tokens as u64 },
+            prefill_tokens: if one_token { 0 } else { computed as u64 },
             decode_tokens: live.decode_rows as u64,
             throttled: self.pacing.throttled(),
         };
@@ -362,7 +363,7 @@ impl<'w, 'e> Worker<'w, 'e> {
         };
         self.state.count(job.session.way(), Ending::Answered);
         self.state.counters.count_duration(job.session.way(), now.saturating_duration_since(job.queued_at));
-        self.state.count_work(counted.prompt_tokens, counted.generated_tokens, now - admitted);
+        self.state.count_work(&counted, now - admitted);
         job.session.send(&answer);
         let (client, task) = (job.session.id(), job.task_name().unwrap_or_default());
         log::debug!(

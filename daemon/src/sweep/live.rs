@@ -120,6 +120,8 @@ fn answer(
         ignore_stop_tokens: true,
         ..Generate::default()
     });
+    // The same prompt every time, and it is to be computed.
+    engine.keep_prefixes(false);
     engine
         .submit(&Request { key: 0, prompt: &prompt, goal })
         .map_err(|refusal| SweepError::Model(CommandError::from_error(Exit::BadInput, &refusal)))?;

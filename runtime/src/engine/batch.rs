@@ -73,6 +73,11 @@ impl Engine<'_> {
         }
         while live.done < live.known && batch.rows - first < budget {
             let last = live.done + 1 == live.known;
+            if !last && !matches!(live.work, Work::Logits) && self.cache.is_computed(index, live.done) {
+                // By another request of this step at the latest: a layer stores all keys before any row looks at them.
+                (live.done, live.usage.cached_tokens) = (live.done + 1, live.usage.cached_tokens + 1);
+                continue;
+            }
             let node = match live.work {
                 Work::Logits => Some(WANT_LOGITS),
                 Work::Generate(ref generation) if last => Some(want_of(&self.model.head, generation)),
@@ -88,6 +93,7 @@ impl Engine<'_> {
                 batch.logit_chunk += usize::from(matches!(live.work, Work::Logits));
             }
             self.rows[batch.rows] = slot.text_row(index, live.done);
+            self.cache.note_computed(index, live.done);
             seen += live.done as u64 + 1;
             batch.rows += 1;
             live.done += 1;

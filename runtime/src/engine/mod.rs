@@ -72,6 +72,8 @@ pub struct Engine<'a> {
     candidates: &'a mut [Candidate],
     probabilities: &'a mut [f32],
     clock: Option<fn() -> u64>,
+    /// Whether what one request computed serves others.
+    keeps_prefixes: bool,
 }
 
 impl core::fmt::Debug for Engine<'_> {
@@ -105,7 +107,8 @@ impl<'a> Engine<'a> {
         let tables = arena.take(plan.tokenizer.table_words())?;
         let tokenizer = Tokenizer::build(gguf, plan.tokenizer, tables)?;
         let pool = arena.take(plan.kv.pool_bytes().ok_or(LoadError::PlanOverflow)?)?;
-        let cache = KvCache::new(plan.kv, pool, arena.take(plan.kv.table_words())?);
+        let tables = arena.take(plan.kv.table_words())?;
+        let cache = KvCache::new(plan.kv, pool, tables, arena.take(plan.kv.pages)?);
         let work = Workspace::new(&model, &plan.work, &mut arena)?;
         let rows = options.batch_rows;
         let (logits, states) =
@@ -133,6 +136,7 @@ impl<'a> Engine<'a> {
             slots,
             turn: 0,
             clock: None,
+            keeps_prefixes: true,
             probabilities: arena.take(options.labels)?,
             rows: arena.take(rows)?,
             branches: arena.take(rows * MAX_DEPTH)?,
@@ -193,9 +197,13 @@ impl<'a> Engine<'a> {
                 .into()),
             }
         })?;
-        self.cache.reserve(index, cells).map_err(|pages| Refusal::Busy { pages: Some(pages) })?;
-        let usage = Usage { prompt_tokens: prompt, ..Usage::default() };
-        slot.live = Some(Live { key: request.key, work, known: prompt, done: 0, label_rows_done: 0, usage });
+        // Logits are wanted of every token, so every one is run.
+        let shares = self.keeps_prefixes && !matches!(work, Work::Logits);
+        let text = if shares { &slot.tokens[..prompt] } else { &[] };
+        let done = self.cache.reserve(index, text, cells);
+        let done = done.map_err(|pages| Refusal::Busy { pages: Some(pages) })?;
+        let usage = Usage { prompt_tokens: prompt, cached_tokens: done, ..Usage::default() };
+        slot.live = Some(Live { key: request.key, work, known: prompt, done, label_rows_done: 0, usage });
         Ok(())
     }
 
@@ -226,15 +234,36 @@ impl<'a> Engine<'a> {
         true
     }
 
-    /// Tokens of the prompt of the request with this key.
-    pub fn prompt_tokens(&self, key: u64) -> Option<usize> {
+    /// Tokens of the prompt of the request with this key that are still to be computed.
+    pub fn prompt_left(&self, key: u64) -> Option<usize> {
         let live = self.slots.iter().filter_map(|slot| slot.live.as_ref()).find(|live| live.key == key);
-        live.map(|live| live.usage.prompt_tokens)
+        live.map(|live| live.usage.prompt_tokens.saturating_sub(live.done))
+    }
+
+    /// Whether requests use what others with the same beginning have computed, which is so from the start. No answer
+    /// depends on it; a benchmark that reads the same prompt again and again does.
+    pub fn keep_prefixes(&mut self, keeps: bool) {
+        self.keeps_prefixes = keeps;
+        if !keeps {
+            self.cache.forget();
+        }
+    }
+
+    /// Keys and values of past texts.
+    pub fn cache(&self) -> &KvCache<'a> {
+        &self.cache
+    }
+
+    /// Keeps page `index` of `text` as [`KvCache::restore`] does.
+    pub fn restore(&mut self, text: &[u32], index: usize, bytes: &[u8]) -> bool {
+        self.keeps_prefixes && self.cache.restore(text, index, bytes)
     }
 
     fn free(&mut self, index: usize) {
-        self.slots[index].live = None;
-        self.cache.release(index);
+        let slot = &mut self.slots[index];
+        let done = slot.live.take().map_or(0, |live| live.done.min(live.known));
+        let text = if self.keeps_prefixes { &slot.tokens[..done] } else { &[] };
+        self.cache.release(index, text);
     }
 
     /// Puts the prompt's tokens into a slot and returns how many there are.

@@ -121,6 +121,8 @@ pub enum Finish {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Of these, those that were not computed for it, because somebody before or beside it had the same beginning.
+    pub cached_tokens: usize,
     /// Tokens generated; 0 for decisions.
     pub generated_tokens: usize,
     /// Label-trie nodes that the model was run on.

@@ -22,7 +22,7 @@ pub struct Sums {
 impl Sums {
     /// Nothing, for a text that came at `came`.
     pub fn new(came: Instant) -> Self {
-        let usage = Usage::default();
+        let usage = Usage { cached_tokens: Some(0), ..Usage::default() };
         Sums { came, usage, prompt_rows: 0.0, decoded_rows: 0.0, queue: None, energy: None }
     }
 
@@ -42,6 +42,7 @@ impl Sums {
         sum.prompt_tokens += usage.prompt_tokens;
         sum.generated_tokens += usage.generated_tokens;
         sum.label_rows += usage.label_rows;
+        sum.cached_tokens = sum.cached_tokens.zip(usage.cached_tokens).map(|(sum, part)| sum + part);
         sum.prefill_ms += usage.prefill_ms;
         sum.decode_ms += usage.decode_ms;
         sum.paced_ms = match (sum.paced_ms, usage.paced_ms) {

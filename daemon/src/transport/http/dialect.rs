@@ -57,16 +57,21 @@ fn usage(usage: &Usage) -> Value {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.generated_tokens,
         "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens.unwrap_or(0)},
     })
 }
 
 /// Times as llama-server tells them.
 pub fn timings(usage: &Usage) -> Value {
     let per_token = |ms: f64, tokens: u32| (tokens > 0).then(|| ms / f64::from(tokens));
+    // As there, a prompt counts without what was kept of it.
+    let cached = usage.cached_tokens.unwrap_or(0);
+    let computed = usage.prompt_tokens.saturating_sub(cached);
     json!({
-        "prompt_n": usage.prompt_tokens,
+        "cache_n": cached,
+        "prompt_n": computed,
         "prompt_ms": usage.prefill_ms,
-        "prompt_per_token_ms": per_token(usage.prefill_ms, usage.prompt_tokens),
+        "prompt_per_token_ms": per_token(usage.prefill_ms, computed),
         "prompt_per_second": usage.prompt_tokens_per_second,
         "predicted_n": usage.generated_tokens,
         "predicted_ms": usage.decode_ms,

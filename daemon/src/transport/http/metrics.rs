@@ -42,6 +42,9 @@ pub fn render(service: &Service) -> String {
     let tokens = state.tokens();
     page.sample(name, &[("phase", "prefill")], tokens.prompt);
     page.sample(name, &[("phase", "decode")], tokens.generated);
+    let name = "tern_cached_tokens_total";
+    page.family(name, "counter", "Of the prompts' tokens, those that were kept and not computed again.");
+    page.sample(name, &[], tokens.cached.unwrap_or(0));
 
     let name = "tern_request_duration_seconds";
     page.family(name, "histogram", "Time of answered requests from their coming to their answer.");

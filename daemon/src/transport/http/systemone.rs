@@ -11,7 +11,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use tern_protocol::answer::{Answer, Value as Decided};
+use tern_protocol::answer::{Answer, Usage, Value as Decided};
 use tern_protocol::request::Kind;
 
 use super::dialect::shortest;
@@ -176,19 +176,21 @@ impl Questions {
     /// If a task that was named gives text.
     pub fn response(&self, model: &str, answers: &[Answer<crate::wire::Heap>]) -> Result<Value, ApiError> {
         let mut by_id = Map::new();
-        let mut input_tokens = 0;
+        let mut counted = Usage::default();
         for ((id, form), answer) in self.ids.iter().zip(answers) {
             let Answer::Decision(decision) = answer else {
                 let message = format!("question {id:?}: its task gives text; name one that decides");
                 return Err(ApiError::field(format!("questions.{id}.task"), message));
             };
-            input_tokens += decision.usage.prompt_tokens;
+            counted.prompt_tokens += decision.usage.prompt_tokens;
+            let cached = counted.cached_tokens.unwrap_or(0) + decision.usage.cached_tokens.unwrap_or(0);
+            counted.cached_tokens = Some(cached);
             by_id.insert(id.clone(), one(form, decision));
         }
         Ok(json!({
             "model": model,
             "answers": by_id,
-            "usage": {"input_tokens": input_tokens, "output_tokens": 0},
+            "usage": usage(&counted),
         }))
     }
 }
@@ -198,6 +200,11 @@ fn confidence(probabilities: &[f64]) -> f64 {
     let chance = 1.0 / probabilities.len().max(2) as f64;
     let best = probabilities.iter().copied().fold(0.0, f64::max);
     ((best - chance) / (1.0 - chance)).clamp(0.0, 1.0)
+}
+
+fn usage(usage: &Usage) -> Value {
+    let details = json!({"cached_tokens": usage.cached_tokens.unwrap_or(0)});
+    json!({"input_tokens": usage.prompt_tokens, "input_tokens_details": details, "output_tokens": 0})
 }
 
 fn one(form: &Form, decision: &Decision) -> Value {
@@ -225,7 +232,7 @@ fn one(form: &Form, decision: &Decision) -> Value {
     if decision.abstained {
         answer["abstained"] = json!(true);
     }
-    answer["usage"] = json!({"input_tokens": decision.usage.prompt_tokens, "output_tokens": 0});
+    answer["usage"] = usage(&decision.usage);
     answer["energy"] = json!(decision.energy);
     answer
 }
