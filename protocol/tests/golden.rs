@@ -207,6 +207,7 @@ fn texts_are_pinned() {
         prompt_tokens_per_second: Some(500.0),
         generated_tokens_per_second: Some(250.0),
         paced_ms: None,
+        cached_tokens: None,
     };
     let end = Text::<Small> {
         id: text("c"),
