@@ -398,12 +398,14 @@ impl fmt::Display for LoadError {
             ),
             Self::TokenizerModel { found } => write!(
                 f,
-                "tokenizer model '{found}'; this build has gpt2 (byte-level BPE) only, choose a model that uses it"
+                "tokenizer model '{found}'; this build has gpt2 (byte-level BPE) and llama (SentencePiece), choose a \
+                 model that uses one of them"
             ),
             Self::Pretokenizer { found } => write!(
                 f,
-                "pre-tokenizer '{found}'; this build has llama-bpe only; if the model is of the Llama 3 family set \
-                 tokenizer.ggml.pre to llama-bpe"
+                "pre-tokenizer '{found}'; this build has {}; if the model's own tokenizer splits text as one of these \
+                 does, set tokenizer.ggml.pre to that name",
+                crate::tokenizer::KnownNames
             ),
             Self::ByteWithoutToken { byte } => {
                 write!(

@@ -148,6 +148,11 @@ impl TextStream {
         TextStream { utf8: StreamDecoder::new(), stops }
     }
 
+    /// The same with this decoder, for a stream that has taken nothing yet.
+    pub fn decoded_by(&mut self, decoder: StreamDecoder) {
+        self.utf8 = decoder;
+    }
+
     /// Takes the bytes of a token, hands on what may be seen, and says whether a stop string was completed.
     pub fn push(&mut self, bytes: impl IntoIterator<Item = u8>, emit: impl FnMut(&str)) -> bool {
         let mut out = Filtered { stops: &mut self.stops, emit, hit: false };

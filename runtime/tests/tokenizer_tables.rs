@@ -2,7 +2,7 @@
 
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, Header};
-use tern_runtime::tokenizer::{ChatError, ChatForm, Repair, Special, Tokenizer};
+use tern_runtime::tokenizer::{Repair, Special, Tokenizer};
 
 const TINY: &[u8] = include_bytes!("../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
 const LOG: &[u8] = include_bytes!("../../tests/fixtures/oracle/gguf/log-vocab.gguf");
@@ -97,7 +97,7 @@ fn a_sound_file_needs_no_repair() {
             ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"].map(|text| recipe.id(text));
         assert_eq!((t.bos(), t.eos(), t.add_bos()), (Some(bos), Some(eot), true));
         assert_eq!(t.stop_tokens(), [eot, end]);
-        assert_eq!(t.chat_form(), Err(ChatError::NoTemplate));
+        assert_eq!((t.chat_template(), t.end_of_turn()), (None, Some(eot)));
         assert_eq!(t.longest_token_bytes(), "<|begin_of_text|>".len());
         assert_eq!(t.id_of("<|eot_id|>"), Some(eot));
         assert_eq!(t.id_of(" the"), Some(recipe.id("\u{120}the")));
@@ -149,7 +149,8 @@ fn the_defects_of_the_published_file_are_repaired() {
         let made: Vec<Repair> = t.repairs().iter().collect();
         let all = [Repair::MissingPretokenizer, Repair::PlaceholderTemplate, Repair::UndeclaredEndOfTurn];
         assert_eq!(made, all);
-        assert_eq!(t.chat_form(), Ok(ChatForm::RolePrefixed));
+        assert!(t.chat_template().unwrap().ends_with("Assistant: {% endif %}"));
+        assert_eq!(t.end_of_turn(), Some(recipe.id("<|eot_id|>")));
         assert_eq!(t.eos(), Some(recipe.id("<|end_of_text|>")));
         assert_eq!(t.stop_tokens(), [recipe.id("<|end_of_text|>"), recipe.id("<|eot_id|>")]);
         let the = recipe.id("the");
@@ -163,26 +164,43 @@ fn the_defects_of_the_published_file_are_repaired() {
 }
 
 #[test]
-fn templates_are_judged_only_when_chat_is_asked_for() {
-    let of = |template: &'static str, drop: &str| {
-        let mut recipe = Recipe { template: Some(template), ..Recipe::sound() };
-        recipe.eos = "<|end_of_text|>";
-        recipe.tokens.retain(|t| t.0 != drop);
-        build(&recipe.file(), |t| t.chat_form()).unwrap()
+fn a_turn_ends_as_the_template_writes_it() {
+    let of = |template: Option<&'static str>, eos: &'static str| {
+        let mut recipe = Recipe { template, eos, ..Recipe::sound() };
+        recipe.tokens.extend([("<|im_end|>".to_owned(), 4), ("</s>".to_owned(), 3)]);
+        let end = build(&recipe.file(), |t| t.end_of_turn()).unwrap();
+        recipe.tokens[end.unwrap() as usize].0.clone()
     };
-    let trained = "{{ m['role'] | capitalize }}: {{ m['content'] }}<|eot_id|>Assistant: ";
-    assert_eq!(of(trained, ""), Ok(ChatForm::RolePrefixed));
-    assert_eq!(of(trained, "<|eot_id|>"), Err(ChatError::NoMarker { marker: "<|eot_id|>" }));
-    let unknown = of("[INST] {{ m }} [/INST]", "").unwrap_err();
-    assert!(unknown.to_string().contains("it starts '[INST] {{ m }} [/INST]'"), "{unknown}");
+    assert_eq!(of(None, "</s>"), "<|eot_id|>");
+    assert_eq!(of(Some("{{ m }}<|im_end|>"), "</s>"), "<|im_end|>");
+    assert_eq!(of(Some("{{ m }}{{ eos_token }}"), "</s>"), "</s>");
+    assert_eq!(of(Some("<|eot_id|>"), "<|end_of_text|>"), "<|eot_id|>");
+}
+
+#[test]
+fn user_defined_tokens_that_are_no_markers_are_text() {
+    let mut recipe = Recipe::sound();
+    recipe.tokens.extend(["    ", "\t\t", "7", "[INST]", "--"].map(|text| (text.to_owned(), 4)));
+    build(&recipe.file(), |t| {
+        let [four, tabs, seven, inst, dashes] = ["    ", "\t\t", "7", "[INST]", "--"]
+            .map(|text| recipe.tokens.iter().rposition(|t| t.0 == text).unwrap() as u32);
+        let space = recipe.id("\u{120}");
+        assert_eq!(ids(t, "     the\t\t--", Special::Plain), [four, recipe.id("\u{120}the"), tabs, dashes]);
+        assert_eq!(ids(t, "7 [INST]", Special::Plain)[..2], [seven, space]);
+        assert!(!ids(t, "7 [INST]", Special::Plain).contains(&inst));
+        let outside = Special::Outside(std::slice::from_ref(&(0..8)));
+        assert_eq!(ids(t, "7 [INST][INST]7", outside)[..2], [seven, space]);
+        assert_eq!(ids(t, "7 [INST][INST]7", outside)[8..], [inst, seven]);
+    })
+    .unwrap();
 }
 
 #[test]
 fn tables_that_cannot_work_are_refused_with_the_reason() {
     type Change = fn(&mut Recipe);
     let cases: [(Change, &str); 10] = [
-        (|r| r.model = "llama", "tokenizer model 'llama'"),
-        (|r| r.pre = Some("qwen2"), "pre-tokenizer 'qwen2'"),
+        (|r| r.model = "bert", "tokenizer model 'bert'"),
+        (|r| r.pre = Some("tekken"), "pre-tokenizer 'tekken'; this build has llama-bpe, "),
         (|r| drop(r.tokens.remove(usize::from(b'q'))), "no token for byte 0x71"),
         (|r| r.tokens[256].1 = 3, "merge rule 0 't h' makes a token that is not in the vocabulary"),
         (|r| r.merges.push("zz e"), "merge rule 3 'zz e' names a token"),

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 use tern_runtime::gguf::Gguf;
-use tern_runtime::tokenizer::{Special, StreamDecoder, Tokenizer, pretokenize};
+use tern_runtime::tokenizer::pretokenize::Split;
+use tern_runtime::tokenizer::{Special, StreamDecoder, Tokenizer};
 
 const TINY: &[u8] = include_bytes!("../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
 const TINY_VECTORS: &str = include_str!("../../tests/fixtures/oracle/tokenizer/tiny_vectors.json");
@@ -61,9 +62,9 @@ fn pieces_are_those_of_the_pattern() {
         let text = row[0].as_str().unwrap();
         let expected = row.as_array().unwrap()[1..].iter().map(|n| n.as_u64().unwrap() as usize);
         assert!(
-            pretokenize::pieces(text).map(str::len).eq(expected),
+            Split::Llama3.pieces(text).map(str::len).eq(expected),
             "{text:?}: {:?}",
-            pretokenize::pieces(text).collect::<Vec<_>>()
+            Split::Llama3.pieces(text).collect::<Vec<_>>()
         );
     }
 }
@@ -74,7 +75,7 @@ fn pieces_are_those_of_the_pattern() {
 fn pieces_of_the_llama3_strings_fit_their_ids() {
     for row in rows(LLAMA3_VECTORS) {
         let text = row["text"].as_str().unwrap();
-        let pieces: Vec<&str> = pretokenize::pieces(text).collect();
+        let pieces: Vec<&str> = Split::Llama3.pieces(text).collect();
         assert_eq!(pieces.concat(), text);
         assert!(pieces.len() <= row["ids"].as_array().unwrap().len(), "{pieces:?}");
     }
@@ -82,6 +83,6 @@ fn pieces_of_the_llama3_strings_fit_their_ids() {
     for text in ["Hello, world!", "1 12 123 1234 12345678 3.14159"] {
         let rows = rows(LLAMA3_VECTORS);
         let row = rows.iter().find(|row| row["text"] == text).unwrap();
-        assert_eq!(pretokenize::pieces(text).count(), row["ids"].as_array().unwrap().len(), "{text:?}");
+        assert_eq!(Split::Llama3.pieces(text).count(), row["ids"].as_array().unwrap().len(), "{text:?}");
     }
 }

@@ -14,10 +14,11 @@ use tern_runtime::arena::Arena;
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, TensorInfo};
 use tern_runtime::model::{Config, Model, file_layout};
-use tern_runtime::tokenizer::Tokenizer;
+use tern_runtime::tokenizer::{Repair, Tokenizer};
 
 use crate::model::{EngineChoice, Need, OpenError};
 use crate::packing::packed;
+use crate::tasks::prompt::PromptForm;
 use crate::tune::Load;
 
 pub use boards::{BoardFit, RESERVED_BYTES, boards};
@@ -226,8 +227,11 @@ impl Description {
             bos: tokenizer.bos(),
             add_bos: tokenizer.add_bos(),
             stops: tokenizer.stop_tokens().to_vec(),
-            chat: match tokenizer.chat_form() {
-                Ok(form) => format!("{form:?}"),
+            chat: match PromptForm::of(&tokenizer).chats() {
+                Ok(()) if tokenizer.repairs().contains(Repair::PlaceholderTemplate) => {
+                    "the template it was trained on".into()
+                }
+                Ok(()) => "the file's template".into(),
                 Err(error) => error.to_string(),
             },
         });

@@ -1,10 +1,12 @@
 //! A job as the engine takes it, and what the engine says of it as the wire does.
 
+use std::borrow::Cow;
+
 use tern_protocol::answer::{Finish, Reason};
 use tern_runtime::engine::{self, Engine, Generate, Goal, Refusal, Request};
 
 use super::queue::Job;
-use crate::tasks::Answering;
+use crate::tasks::{Answering, nfc};
 
 /// Gives a job to the engine.
 ///
@@ -13,9 +15,13 @@ use crate::tasks::Answering;
 pub fn submit(engine: &mut Engine<'_>, key: u64, job: &Job) -> Result<(), Refusal> {
     let pieces = job.prompt.pieces();
     let texts: Vec<&str>;
+    let normalised: Vec<Cow<'_, str>>;
     let goal = match job.answering() {
         Answering::Decision { labels, .. } => {
-            texts = labels.iter().map(String::as_str).collect();
+            let wants_nfc = engine.tokenizer().wants_nfc();
+            let form = |label| if wants_nfc { nfc::normalised(label) } else { Cow::Borrowed(label) };
+            normalised = labels.iter().map(|label| form(&**label)).collect();
+            texts = normalised.iter().map(|label| &**label).collect();
             Goal::Choose { labels: &texts }
         }
         &Answering::Text { sampling, ref stops, max_tokens, logprobs, .. } => {

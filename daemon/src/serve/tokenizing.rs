@@ -1,9 +1,11 @@
 //! Texts as tokens and back, for those who ask; the tokenizer lives on the engine's thread.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use crate::tasks::nfc;
 use crate::tasks::prompt::Prompt;
-use tern_runtime::tokenizer::{EncodeError, Special, StreamDecoder, Tokenizer};
+use tern_runtime::tokenizer::{EncodeError, Special, Tokenizer};
 
 /// A token of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +87,8 @@ impl Tokenizing {
 }
 
 fn tokens(tokenizer: &Tokenizer<'_>, text: &str, begin: bool) -> Vec<Piece> {
+    let text = if tokenizer.wants_nfc() { nfc::normalised(text) } else { Cow::Borrowed(text) };
+    let text = &*text;
     let mut ids = vec![0; text.len()];
     let mut scratch = Vec::new();
     let found = loop {
@@ -111,7 +115,7 @@ fn text(tokenizer: &Tokenizer<'_>, ids: &[u32]) -> Found {
     if let Some(id) = ids.iter().copied().find(|id| *id as usize >= tokenizer.len()) {
         return Found::NoToken { id, tokens: tokenizer.len() };
     }
-    let (mut decoder, mut text) = (StreamDecoder::new(), String::new());
+    let (mut decoder, mut text) = (tokenizer.decoder(), String::new());
     for id in ids {
         // A String takes everything.
         let _ = decoder.push(tokenizer.token_bytes(*id), &mut text);

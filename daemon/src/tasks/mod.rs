@@ -5,9 +5,11 @@
 
 pub mod answer;
 mod current;
+pub mod nfc;
 pub mod prompt;
 mod set;
 mod task;
+pub mod template;
 
 pub use current::CurrentTasks;
 pub use set::{TaskFileError, TaskSet};

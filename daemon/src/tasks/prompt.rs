@@ -1,15 +1,43 @@
 //! Tasks, conversations and plain text as prompts.
 //!
-//! Markers of the model's conversation form become special tokens by id; everything a task or a client wrote stays
-//! plain text, whatever it spells. Text between two markers is one piece, so that it is split into tokens as it was in
+//! Markers of the model's chat template become special tokens by id; everything a task or a client wrote stays plain
+//! text, whatever it spells. Text between two markers is one piece, so that it is split into tokens as it was in
 //! training: `User: {message}<|eot_id|>Assistant: ` is text, token, text.
+//!
+//! A model without a chat template was not taught to chat: tasks go to it as plain text of the same shape, and a
+//! conversation is refused. So it is with a template that cannot be run.
+
+use std::fmt;
 
 use tern_protocol::request::Role;
 use tern_runtime::engine::Piece;
-use tern_runtime::tokenizer::{ChatError, ChatForm, EncodeError, Role as Speaker, Special, Tokenizer};
+use tern_runtime::tokenizer::{EncodeError, Special, TokenKind, Tokenizer};
 
-use super::Task;
+use super::template::{NamedTokens, Segment, Template, TemplateError};
+use super::{Task, nfc};
 use crate::wire::Message;
+
+/// Why a model cannot take a conversation; it may still complete plain text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatError {
+    /// The file has no chat template.
+    NoTemplate,
+    /// Its template is of no use, or not for this conversation.
+    Template(TemplateError),
+}
+
+impl fmt::Display for ChatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTemplate => f.write_str(
+                "the model has no chat template, so it was probably not trained to chat; give it plain text",
+            ),
+            Self::Template(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ChatError {}
 
 /// A prompt in pieces that belong to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,6 +104,16 @@ impl Prompt {
             _ => self.parts.push(Part::Text(text.to_owned())),
         }
     }
+
+    fn normalise(&mut self) {
+        for part in &mut self.parts {
+            if let Part::Text(text) = part
+                && let std::borrow::Cow::Owned(normalised) = nfc::normalised(text)
+            {
+                *text = normalised;
+            }
+        }
+    }
 }
 
 /// What prompts for a model need to know of its tokenizer, so that they can be made without the engine.
@@ -83,37 +121,74 @@ impl Prompt {
 pub struct PromptForm {
     /// The token every prompt begins with.
     begin: Option<u32>,
-    chat: Result<ChatForm, ChatError>,
-    /// Control tokens by spelling.
+    chat: Result<Template, ChatError>,
+    /// Special tokens by spelling.
     markers: Vec<(String, u32)>,
+    /// Whether text is brought into normalisation form C.
+    nfc: bool,
 }
 
 impl PromptForm {
-    /// The form of prompts for the model of this tokenizer.
+    /// The form of prompts for the model of this tokenizer. What is wrong with its template is logged.
     pub fn of(tokenizer: &Tokenizer<'_>) -> Self {
-        let ids = (0..tokenizer.len() as u32).filter(|id| tokenizer.is_control(*id));
+        let is_special =
+            |id: &u32| matches!(tokenizer.token_kind(*id), TokenKind::Control | TokenKind::UserDefined);
+        let ids = (0..tokenizer.len() as u32).filter(is_special);
+        let spelled = ids.map(|id| (tokenizer.token_text(id).to_owned(), id));
+        let markers: Vec<_> = spelled.filter(|(spelling, _)| is_marker(spelling)).collect();
+        let text = |id: Option<u32>| id.map_or_else(String::new, |id| tokenizer.token_text(id).to_owned());
+        let tokens = NamedTokens { bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) };
+        let spellings = markers.iter().map(|(spelling, _)| spelling.clone());
+        let chat = tokenizer
+            .chat_template()
+            .ok_or(ChatError::NoTemplate)
+            .and_then(|template| Template::new(template, tokens, spellings).map_err(ChatError::Template));
+        if let Err(ChatError::Template(error)) = &chat {
+            log::warn!("{error}; tasks go to the model as plain text");
+        }
         PromptForm {
             begin: tokenizer.bos().filter(|_| tokenizer.add_bos()),
-            chat: tokenizer.chat_form(),
-            markers: ids.map(|id| (tokenizer.token_text(id).to_owned(), id)).collect(),
+            chat,
+            markers,
+            nfc: tokenizer.wants_nfc(),
         }
     }
 
     /// A form without any marker, for tests of what only counts prompts.
     #[cfg(test)]
     pub fn bare() -> Self {
-        PromptForm { begin: None, chat: Err(ChatError::NoTemplate), markers: Vec::new() }
+        PromptForm { begin: None, chat: Err(ChatError::NoTemplate), markers: Vec::new(), nfc: false }
     }
 
-    fn begin(&self) -> Prompt {
-        Prompt { parts: self.begin.map(Part::Token).into_iter().collect() }
+    /// Whether the model takes conversations.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn chats(&self) -> Result<(), ChatError> {
+        self.chat.as_ref().map(drop).map_err(Clone::clone)
     }
 
-    /// Text of the form itself, in which markers are tokens.
+    fn finish(&self, mut prompt: Prompt) -> Prompt {
+        let begins = prompt
+            .parts
+            .first()
+            .is_some_and(|first| matches!(first, Part::Token(id) if Some(*id) == self.begin));
+        if let Some(begin) = self.begin
+            && !begins
+        {
+            prompt.parts.insert(0, Part::Token(begin));
+        }
+        if self.nfc {
+            prompt.normalise();
+        }
+        prompt
+    }
+
+    /// Text of the template itself, in which markers are tokens.
     fn push_form(&self, prompt: &mut Prompt, form: &str) {
         let mut rest = form;
         let next = |rest: &str| {
-            let found = self.markers.iter().filter(|(spelling, _)| !spelling.is_empty());
+            let found = self.markers.iter();
             let found = found.filter_map(|(spelling, id)| Some((rest.find(spelling)?, spelling.len(), *id)));
             // The first in the text, the longest of those that begin there.
             found.min_by_key(|(at, length, _)| (*at, usize::MAX - length))
@@ -126,60 +201,59 @@ impl PromptForm {
         prompt.text(rest);
     }
 
-    fn push_turn(&self, prompt: &mut Prompt, form: ChatForm, speaker: Speaker, message: &str) {
-        let turn = form.turn(speaker);
-        self.push_form(prompt, turn.before);
-        prompt.text(message);
-        self.push_form(prompt, turn.after);
-    }
-
     /// A task on a text: as a conversation where the model was taught one, else in plain text of the same shape.
     pub fn task(&self, task: &Task, text: &str) -> Prompt {
-        let mut prompt = self.begin();
         let examples = task.examples.iter().map(|(text, answer)| (text.as_str(), Some(answer.as_str())));
-        for (text, answer) in examples.chain([(text, None)]) {
-            let message = task.message(text);
-            match (self.chat, answer) {
-                (Ok(form), Some(answer)) => {
-                    self.push_turn(&mut prompt, form, Speaker::User, &message);
-                    self.push_turn(&mut prompt, form, Speaker::Assistant, answer);
+        let turns: Vec<_> =
+            examples.chain([(text, None)]).map(|(text, answer)| (task.message(text), answer)).collect();
+        let user = |content: &str| Message { role: Role::User, content: content.to_owned() };
+        let assistant = |content: &str| Message { role: Role::Assistant, content: content.to_owned() };
+        let messages: Vec<Message> = turns
+            .iter()
+            .flat_map(|(message, answer)| [Some(user(message)), answer.map(assistant)])
+            .flatten()
+            .collect();
+        // A template that takes the trial conversation and not this one is treated as one that takes none.
+        self.chat(&messages).unwrap_or_else(|_| {
+            let mut prompt = Prompt::default();
+            for (message, answer) in turns {
+                match answer {
+                    Some(answer) => prompt.text(&format!("{message}\nAnswer: {answer}\n\n")),
+                    None => prompt.text(&format!("{message}\nAnswer: ")),
                 }
-                (Ok(form), None) => {
-                    self.push_turn(&mut prompt, form, Speaker::User, &message);
-                    self.push_form(&mut prompt, form.reply_opening());
-                }
-                (Err(_), Some(answer)) => prompt.text(&format!("{message}\nAnswer: {answer}\n\n")),
-                (Err(_), None) => prompt.text(&format!("{message}\nAnswer: ")),
             }
-        }
-        prompt
+            self.finish(prompt)
+        })
     }
 
     /// A conversation that the model is to continue.
     ///
     /// # Errors
-    /// If the model was not taught conversations.
+    /// If the model was not taught conversations, or its template refuses this one.
     pub fn chat(&self, messages: &[Message]) -> Result<Prompt, ChatError> {
-        let form = self.chat?;
-        let mut prompt = self.begin();
-        for message in messages {
-            let speaker = match message.role {
-                Role::System => Speaker::System,
-                Role::User => Speaker::User,
-                Role::Assistant => Speaker::Assistant,
-            };
-            self.push_turn(&mut prompt, form, speaker, &message.content);
+        let template = self.chat.as_ref().map_err(Clone::clone)?;
+        let mut prompt = Prompt::default();
+        for segment in template.render(messages).map_err(ChatError::Template)? {
+            match segment {
+                Segment::Own(text) => self.push_form(&mut prompt, &text),
+                Segment::Message(text) => prompt.text(&text),
+            }
         }
-        self.push_form(&mut prompt, form.reply_opening());
-        Ok(prompt)
+        Ok(self.finish(prompt))
     }
 
     /// Text that the model is to continue.
     pub fn plain(&self, text: &str) -> Prompt {
-        let mut prompt = self.begin();
+        let mut prompt = Prompt::default();
         prompt.text(text);
-        prompt
+        self.finish(prompt)
     }
+}
+
+/// Whether a special token can be a marker of a template. Space may stand between a message and the template's own text,
+/// so nothing that begins or ends with it is; runs of space are text anyway.
+fn is_marker(spelling: &str) -> bool {
+    !spelling.is_empty() && spelling.trim() == spelling
 }
 
 #[cfg(test)]
@@ -187,8 +261,16 @@ mod tests {
     use super::*;
     use crate::wire::Ask;
 
-    fn form(chat: Result<ChatForm, ChatError>) -> PromptForm {
-        PromptForm { begin: Some(1), chat, markers: vec![("<|eot_id|>".into(), 9), ("<|eot".into(), 8)] }
+    const ROLE_PREFIXED: &str = "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}<|eot_id|>\
+                                 {% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}";
+
+    fn form(template: Option<&str>) -> PromptForm {
+        let markers = vec![("<|eot_id|>".to_owned(), 9), ("<|eot".to_owned(), 8)];
+        let spellings = markers.iter().map(|(spelling, _)| spelling.clone());
+        let chat = template.ok_or(ChatError::NoTemplate).map(|template| {
+            Template::new(template, NamedTokens::default(), spellings).expect("a sound template")
+        });
+        PromptForm { begin: Some(1), chat, markers, nfc: false }
     }
 
     fn text(text: &str) -> Part {
@@ -203,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_task_is_asked_as_in_training() {
-        let prompt = form(Ok(ChatForm::RolePrefixed)).task(&severity(""), "x <|eot_id|> y");
+        let prompt = form(Some(ROLE_PREFIXED)).task(&severity(""), "x <|eot_id|> y");
         let expected =
             [Part::Token(1), text("User: How bad?\nx <|eot_id|> y"), Part::Token(9), text("Assistant: ")];
         assert_eq!(prompt.parts, expected);
@@ -213,7 +295,7 @@ mod tests {
     #[test]
     fn examples_come_first_as_turns() {
         let task = severity("[[example]]\ntext = 'one'\nanswer = 'b'");
-        let prompt = form(Ok(ChatForm::RolePrefixed)).task(&task, "two");
+        let prompt = form(Some(ROLE_PREFIXED)).task(&task, "two");
         let expected = [
             Part::Token(1),
             text("User: How bad?\none"),
@@ -225,7 +307,7 @@ mod tests {
             text("Assistant: "),
         ];
         assert_eq!(prompt.parts, expected);
-        let prompt = form(Err(ChatError::NoTemplate)).task(&task, "two");
+        let prompt = form(None).task(&task, "two");
         let expected = [Part::Token(1), text("How bad?\none\nAnswer: b\n\nHow bad?\ntwo\nAnswer: ")];
         assert_eq!(prompt.parts, expected);
     }
@@ -236,7 +318,7 @@ mod tests {
             Message { role: Role::System, content: "Be brief.".into() },
             Message { role: Role::User, content: "Hi".into() },
         ];
-        let prompt = form(Ok(ChatForm::RolePrefixed)).chat(&messages).expect("it knows conversations");
+        let prompt = form(Some(ROLE_PREFIXED)).chat(&messages).expect("it knows conversations");
         let expected = [
             Part::Token(1),
             text("System: Be brief."),
@@ -246,7 +328,7 @@ mod tests {
             text("Assistant: "),
         ];
         assert_eq!(prompt.parts, expected);
-        assert_eq!(form(Err(ChatError::NoTemplate)).chat(&messages), Err(ChatError::NoTemplate));
-        assert_eq!(form(Err(ChatError::NoTemplate)).plain("a").parts, [Part::Token(1), text("a")]);
+        assert_eq!(form(None).chat(&messages), Err(ChatError::NoTemplate));
+        assert_eq!(form(None).plain("a").parts, [Part::Token(1), text("a")]);
     }
 }

@@ -82,12 +82,6 @@ impl core::fmt::Debug for Engine<'_> {
     }
 }
 
-/// The token that ends a turn of the model: `<|eot_id|>` where there is one, else the first of its stop tokens.
-fn end_token(tokenizer: &Tokenizer<'_>) -> Option<u32> {
-    let stops = tokenizer.stop_tokens();
-    stops.iter().find(|id| tokenizer.token_text(**id) == "<|eot_id|>").or(stops.first()).copied()
-}
-
 impl<'a> Engine<'a> {
     /// Loads the model in `gguf` as planned, into `memory` of at least [`MemoryPlan::total_bytes`].
     ///
@@ -179,10 +173,11 @@ impl<'a> Engine<'a> {
         let prompt = self.encode_prompt(index, request.prompt)?;
         let Self { slots, tokenizer, encode_scratch, .. } = self;
         let slot = &mut slots[index];
-        let (work, cells) = slot.prepare(&request.goal, prompt, self.options.labels, |trie, text| {
-            let end = end_token(tokenizer).ok_or(Refusal::NoEndToken)?;
+        let after_text = matches!(request.prompt.last(), Some(Piece::Text(_)));
+        let (mut work, cells) = slot.prepare(&request.goal, prompt, self.options.labels, |trie, text| {
+            let end = tokenizer.end_of_turn().ok_or(Refusal::NoEndToken)?;
             let mut tokens = [0u32; MAX_DEPTH];
-            let count = tokenizer.encode(text, Special::Plain, encode_scratch, &mut tokens);
+            let count = tokenizer.encode_after(after_text, text, Special::Plain, encode_scratch, &mut tokens);
             let index = trie.labels();
             match count {
                 Ok(count) => Ok(trie.insert(&tokens[..count], end)?),
@@ -202,6 +197,11 @@ impl<'a> Engine<'a> {
         let text = if shares { &slot.tokens[..prompt] } else { &[] };
         let done = self.cache.reserve(index, text, cells);
         let done = done.map_err(|pages| Refusal::Busy { pages: Some(pages) })?;
+        if let Work::Generate(generation) = &mut work
+            && !after_text
+        {
+            generation.text.decoded_by(tokenizer.decoder());
+        }
         let usage = Usage { prompt_tokens: prompt, cached_tokens: done, ..Usage::default() };
         slot.live = Some(Live { key: request.key, work, known: prompt, done, label_rows_done: 0, usage });
         Ok(())
@@ -270,7 +270,7 @@ impl<'a> Engine<'a> {
     fn encode_prompt(&mut self, index: usize, pieces: &[Piece<'_>]) -> Result<usize, Refusal> {
         let Self { slots, tokenizer, encode_scratch, options, model, .. } = self;
         let (tokens, vocab) = (&mut slots[index].tokens, model.config.vocab);
-        let mut needed = 0;
+        let (mut needed, mut after_text) = (0, false);
         for piece in pieces {
             let room = needed.min(tokens.len());
             match *piece {
@@ -280,18 +280,21 @@ impl<'a> Engine<'a> {
                         *place = id;
                     }
                     needed += 1;
+                    after_text = false;
                 }
                 Piece::Text(text) => {
                     let most_bytes = options.prompt_bytes;
                     if text.len() > most_bytes {
                         return Err(Refusal::PromptTooLong { bytes: text.len(), most_bytes });
                     }
-                    needed +=
-                        match tokenizer.encode(text, Special::Plain, encode_scratch, &mut tokens[room..]) {
-                            Ok(count) => count,
-                            Err(EncodeError::TooLong { needed_tokens, .. }) => needed_tokens,
-                            Err(_) => return Err(Refusal::PromptTooLong { bytes: text.len(), most_bytes }),
-                        };
+                    let plain = Special::Plain;
+                    let out = &mut tokens[room..];
+                    needed += match tokenizer.encode_after(after_text, text, plain, encode_scratch, out) {
+                        Ok(count) => count,
+                        Err(EncodeError::TooLong { needed_tokens, .. }) => needed_tokens,
+                        Err(_) => return Err(Refusal::PromptTooLong { bytes: text.len(), most_bytes }),
+                    };
+                    after_text = true;
                 }
             }
         }

@@ -26,7 +26,7 @@ pub use self::reading::{I2sBlocks, MAX_TILES, Reading, ReadingError, Tiles};
 pub use self::sniff::Lookalike;
 pub use self::tensor::{MAX_DIMS, TensorInfo};
 pub use self::types::{BITNET_TAIL_BYTES, PACKED_TAIL_BYTES, TensorType};
-pub use self::value::{Array, I32Array, StringArray, Value, ValueType};
+pub use self::value::{Array, F32Array, I32Array, StringArray, Value, ValueType};
 #[cfg(feature = "std")]
 pub use self::write::{DataWriter, Header};
 
@@ -326,6 +326,20 @@ impl<'a> Gguf<'a> {
             key: key.into(),
             found: array.element_type(),
             expected: "an array of i32",
+        })
+    }
+
+    /// An array of 32-bit floats.
+    ///
+    /// # Errors
+    /// [`LoadError::KeyMissing`], [`LoadError::KeyType`].
+    pub fn f32s(&self, key: &str) -> Result<F32Array<'a>, LoadError> {
+        let value = self.required(key)?;
+        let Value::Array(array) = value else { return Err(wrong_type(key, &value, "array of f32")) };
+        array.f32s().ok_or_else(|| LoadError::KeyType {
+            key: key.into(),
+            found: array.element_type(),
+            expected: "an array of f32",
         })
     }
 

@@ -243,6 +243,12 @@ impl<'a> Array<'a> {
     pub fn i32s(&self) -> Option<I32Array<'a>> {
         matches!(self.ty, ValueType::I32 | ValueType::U32).then_some(I32Array { bytes: self.bytes })
     }
+
+    /// The array as f32, if it is one of f32.
+    #[must_use]
+    pub fn f32s(&self) -> Option<F32Array<'a>> {
+        (self.ty == ValueType::F32).then_some(F32Array { bytes: self.bytes })
+    }
 }
 
 /// An array of strings: `u64 length, bytes` one after the other.
@@ -313,5 +319,33 @@ impl I32Array<'_> {
         let start = index.checked_mul(4)?;
         let bytes = self.bytes.get(start..start.checked_add(4)?)?;
         Some(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+}
+
+/// An array of 32-bit floats.
+#[derive(Clone, Copy, Debug)]
+pub struct F32Array<'a> {
+    bytes: &'a [u8],
+}
+
+impl F32Array<'_> {
+    /// Number of floats.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len() / 4
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The float at `index`, if there is one.
+    #[must_use]
+    pub fn at(&self, index: usize) -> Option<f32> {
+        let start = index.checked_mul(4)?;
+        let bytes = self.bytes.get(start..start.checked_add(4)?)?;
+        Some(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 }

@@ -124,6 +124,13 @@ impl Header {
         self
     }
 
+    /// Adds an array of f32.
+    pub fn f32s(&mut self, key: &str, values: &[f32]) -> &mut Self {
+        let to = self.array(key, ValueType::F32, values.len());
+        to.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        self
+    }
+
     /// Adds a tensor, contiguous dimension first. Its data follows that of the tensor added before.
     ///
     /// # Errors

@@ -1,4 +1,7 @@
-//! The byte alphabet of byte-level BPE: vocabularies spell each byte as one printable character.
+//! How vocabularies spell their tokens.
+//!
+//! Those of byte-level BPE spell each byte as one printable character, those made by SentencePiece write text and spell
+//! only the space otherwise, as U+2581.
 //!
 //! Bytes 33..=126, 161..=172 and 174..=255 stand for themselves, the other 68 in increasing order are U+0100 to U+0143
 //! (space is U+0120, newline U+010A). Source: the published GPT-2 encoder. A character outside the alphabet, which a
@@ -8,18 +11,52 @@
 #[derive(Clone, Debug)]
 pub struct TokenBytes<'a> {
     text: &'a [u8],
-    is_spelled: bool,
+    form: Form,
 }
+
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// One character of the alphabet a byte.
+    Alphabet,
+    /// Text with U+2581 for a space.
+    Spaced,
+    /// Text.
+    Literal,
+}
+
+/// UTF-8 of U+2581, the space of SentencePiece.
+const SPACE: [u8; 3] = [0xe2, 0x96, 0x81];
+
+/// Every byte, to be borrowed.
+static BYTES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        bytes[i] = i as u8;
+        i += 1;
+    }
+    bytes
+};
 
 impl<'a> TokenBytes<'a> {
     /// Of an ordinary token: `text` is in the alphabet.
     pub(super) fn spelled(text: &'a [u8]) -> Self {
-        Self { text, is_spelled: true }
+        Self { text, form: Form::Alphabet }
     }
 
     /// Of a special token: `text` means itself.
     pub(super) fn literal(text: &'a [u8]) -> Self {
-        Self { text, is_spelled: false }
+        Self { text, form: Form::Literal }
+    }
+
+    /// Text, or an ordinary token of SentencePiece: U+2581 is a space.
+    pub(super) fn spaced(text: &'a [u8]) -> Self {
+        Self { text, form: Form::Spaced }
+    }
+
+    /// One byte.
+    pub(super) fn byte(byte: u8) -> Self {
+        Self::literal(core::slice::from_ref(&BYTES[usize::from(byte)]))
     }
 }
 
@@ -28,8 +65,15 @@ impl Iterator for TokenBytes<'_> {
 
     fn next(&mut self) -> Option<u8> {
         let (&first, rest) = self.text.split_first()?;
+        if matches!(self.form, Form::Spaced)
+            && first == SPACE[0]
+            && let Some(rest) = self.text.strip_prefix(&SPACE)
+        {
+            self.text = rest;
+            return Some(b' ');
+        }
         // All characters of the alphabet beyond ASCII are two bytes in UTF-8: C2 A1 to C5 83.
-        if self.is_spelled
+        if matches!(self.form, Form::Alphabet)
             && let (0xc2..=0xc5, Some((&second @ 0x80..=0xbf, after))) = (first, rest.split_first())
             && let Some(byte) = spelled_byte(u32::from(first & 0x1f) << 6 | u32::from(second & 0x3f))
         {
@@ -41,7 +85,7 @@ impl Iterator for TokenBytes<'_> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.text.len() / 2, Some(self.text.len()))
+        (self.text.len() / 3, Some(self.text.len()))
     }
 }
 
@@ -79,5 +123,10 @@ mod tests {
         assert!(TokenBytes::spelled("\u{e4}\u{bd}\u{142}".as_bytes()).eq(*b"\xe4\xbd\xa0"));
         assert!(TokenBytes::spelled("\u{4e2d} \u{ad}".as_bytes()).eq("\u{4e2d} \u{ad}".bytes()));
         assert!(TokenBytes::literal("\u{120}".as_bytes()).eq([0xc4, 0xa0]));
+        assert!(
+            TokenBytes::spaced("\u{2581}\u{120}\u{2582} \u{2581}".as_bytes())
+                .eq(" \u{120}\u{2582}  ".bytes())
+        );
+        assert!((0..=255).all(|byte| TokenBytes::byte(byte).eq([byte])));
     }
 }

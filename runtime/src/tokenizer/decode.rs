@@ -12,6 +12,7 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 pub struct StreamDecoder {
     held: [u8; 4],
     len: usize,
+    drops_space: bool,
 }
 
 impl StreamDecoder {
@@ -19,6 +20,12 @@ impl StreamDecoder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A decoder that leaves out the first byte if it is a space: the one that encoding put in front.
+    #[must_use]
+    pub fn dropping_space() -> Self {
+        Self { drops_space: true, ..Self::default() }
     }
 
     /// Takes the bytes of the next token and writes the characters that are complete.
@@ -46,6 +53,9 @@ impl StreamDecoder {
     }
 
     fn push_byte(&mut self, byte: u8, out: &mut impl fmt::Write) -> fmt::Result {
+        if core::mem::take(&mut self.drops_space) && byte == b' ' {
+            return Ok(());
+        }
         if self.len > 0 {
             if continues(self.held[0], self.len, byte) {
                 self.held[self.len] = byte;

@@ -1,24 +1,59 @@
-//! The llama-bpe pre-tokenizer: cuts text into the pieces that are merged separately.
+//! Pre-tokenizers: cut text into the pieces that are merged separately.
 //!
-//! It gives the same pieces as this pattern of the Llama 3 tokenizer, without a regex engine:
+//! They give the same pieces as these patterns, without a regex engine:
 //! ```text
-//! (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+//! Llama3  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+//! Qwen2   the same with \p{N} in place of \p{N}{1,3}
+//! Gpt2    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //! ```
 //! The alternatives are tried in order at each position, and one of them always matches. `\p{L}` is general category L:
 //! `char::is_alphabetic` also has letter numbers and some marks, which would cut differently.
 
 use unicode_general_category::{GeneralCategory, get_general_category};
 
-/// The pieces of a text, in order and without gaps.
+/// A pre-tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Of Llama 3, Falcon 3 and Falcon-E: up to three digits together.
+    Llama3,
+    /// Of Qwen 2 and 3: every digit alone.
+    Qwen2,
+    /// Of GPT-2 and GPT-NeoX: numbers whole, only a space joins what follows it.
+    Gpt2,
+}
+
+impl Split {
+    /// The pieces of `text`, in order and without gaps.
+    #[must_use]
+    pub fn pieces(self, text: &str) -> Pieces<'_> {
+        Pieces { rest: text, split: self }
+    }
+
+    /// Bytes of the first piece of a text that starts with `first`.
+    fn first(self, text: &str, first: char) -> usize {
+        match self {
+            Self::Llama3 | Self::Qwen2 => {
+                let most_digits = if self == Self::Llama3 { 3 } else { 1 };
+                contraction(text, fold)
+                    .or_else(|| word(text, first))
+                    .or_else(|| number(text, most_digits))
+                    .or_else(|| punctuation(text, first))
+                    .unwrap_or_else(|| line_end(text).unwrap_or_else(|| whitespace(text, first)))
+            }
+            Self::Gpt2 => contraction(text, |c| c)
+                .or_else(|| spaced(text, first, is_letter))
+                .or_else(|| spaced(text, first, is_number))
+                .or_else(|| spaced(text, first, is_symbol))
+                .unwrap_or_else(|| whitespace(text, first)),
+        }
+    }
+}
+
+/// The pieces of a text; see [`Split::pieces`].
 #[derive(Clone, Debug)]
 pub struct Pieces<'t> {
     rest: &'t str,
-}
-
-/// Splits a text into pieces.
-#[must_use]
-pub fn pieces(text: &str) -> Pieces<'_> {
-    Pieces { rest: text }
+    split: Split,
 }
 
 impl<'t> Iterator for Pieces<'t> {
@@ -26,12 +61,7 @@ impl<'t> Iterator for Pieces<'t> {
 
     fn next(&mut self) -> Option<&'t str> {
         let text = self.rest;
-        let first = text.chars().next()?;
-        let len = contraction(text)
-            .or_else(|| word(text, first))
-            .or_else(|| number(text))
-            .or_else(|| punctuation(text, first))
-            .unwrap_or_else(|| whitespace(text, first));
+        let len = self.split.first(text, text.chars().next()?);
         let (piece, rest) = text.split_at(len);
         self.rest = rest;
         Some(piece)
@@ -67,10 +97,13 @@ fn run(text: &str, is_in: impl Fn(char) -> bool) -> usize {
     text.find(|c| !is_in(c)).unwrap_or(text.len())
 }
 
-/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
-fn contraction(text: &str) -> Option<usize> {
-    // Simple case folding; the long s folds to s, no other non-ASCII character folds into these letters.
-    let fold = |c: char| if c == '\u{17f}' { 's' } else { c.to_ascii_lowercase() };
+/// Simple case folding; the long s folds to s, no other character beyond ASCII folds into the letters of contractions.
+fn fold(c: char) -> char {
+    if c == '\u{17f}' { 's' } else { c.to_ascii_lowercase() }
+}
+
+/// `'s|'t|'re|'ve|'m|'ll|'d`, after folding.
+fn contraction(text: &str, fold: impl Fn(char) -> char) -> Option<usize> {
     let mut chars = text.chars();
     if chars.next() != Some('\'') {
         return None;
@@ -90,31 +123,36 @@ fn word(text: &str, first: char) -> Option<usize> {
     (letters > 0).then_some(lead + letters)
 }
 
-/// `\p{N}{1,3}`
-fn number(text: &str) -> Option<usize> {
-    let len = text.chars().take(3).take_while(|&c| is_number(c)).map(char::len_utf8).sum();
+/// `\p{N}{1,most}`
+fn number(text: &str, most: usize) -> Option<usize> {
+    let len = text.chars().take(most).take_while(|&c| is_number(c)).map(char::len_utf8).sum();
     (len > 0).then_some(len)
+}
+
+/// ` ?` and one or more characters that are `is_in`.
+fn spaced(text: &str, first: char, is_in: impl Fn(char) -> bool) -> Option<usize> {
+    let space = usize::from(first == ' ');
+    let len = run(&text[space..], is_in);
+    (len > 0).then_some(space + len)
 }
 
 /// ` ?[^\s\p{L}\p{N}]+[\r\n]*`
 fn punctuation(text: &str, first: char) -> Option<usize> {
-    let space = usize::from(first == ' ');
-    let symbols = run(&text[space..], is_symbol);
-    let end = space + symbols;
-    (symbols > 0).then(|| end + run(&text[end..], is_line_end))
+    let end = spaced(text, first, is_symbol)?;
+    Some(end + run(&text[end..], is_line_end))
 }
 
-/// `\s*[\r\n]+|\s+(?!\S)|\s+` on text that starts with whitespace.
-///
-/// A run goes up to its last line end; without one it leaves its last character to what follows, unless it ends the
-/// text or is that one character.
+/// `\s*[\r\n]+`: a run of whitespace up to its last line end.
+fn line_end(text: &str) -> Option<usize> {
+    let spaces = &text[..run(text, char::is_whitespace)];
+    Some(spaces.rfind(is_line_end)? + 1)
+}
+
+/// `\s+(?!\S)|\s+` on text that starts with whitespace: a run leaves its last character to what follows, unless it
+/// ends the text or is that one character.
 fn whitespace(text: &str, first: char) -> usize {
     let len = run(text, char::is_whitespace);
-    let spaces = &text[..len];
-    if let Some(line_end) = spaces.rfind(is_line_end) {
-        return line_end + 1;
-    }
-    let last = spaces.chars().next_back().map_or(0, char::len_utf8);
+    let last = text[..len].chars().next_back().map_or(0, char::len_utf8);
     if len == text.len() || len == last { len.max(first.len_utf8()) } else { len - last }
 }
 
@@ -145,7 +183,24 @@ mod tests {
             ("\u{24b6}\u{b2}", &["\u{24b6}", "\u{b2}"]),
         ];
         for (text, expected) in cases {
-            assert!(pieces(text).eq(expected.iter().copied()), "{text:?}");
+            assert!(Split::Llama3.pieces(text).eq(expected.iter().copied()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_others_cut_differently() {
+        let cases: &[(Split, &str, &[&str])] = &[
+            (Split::Qwen2, "a1234 56", &["a", "1", "2", "3", "4", " ", "5", "6"]),
+            (Split::Qwen2, "I'LL\n\n b", &["I", "'LL", "\n\n", " b"]),
+            (Split::Gpt2, "a1234 56", &["a", "1234", " 56"]),
+            (Split::Gpt2, "I'll 'RE it's", &["I", "'ll", " '", "RE", " it", "'s"]),
+            (Split::Gpt2, "end.\r\n\nx", &["end", ".", "\r\n", "\n", "x"]),
+            (Split::Gpt2, "\tx  y \n", &["\t", "x", " ", " y", " \n"]),
+            (Split::Gpt2, "a (b) _c", &["a", " (", "b", ")", " _", "c"]),
+        ];
+        for (split, text, expected) in cases {
+            let pieces: Vec<&str> = split.pieces(text).collect();
+            assert_eq!(pieces, *expected, "{split:?} {text:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ pub enum TokenKind {
     UserDefined,
     /// 5: a hole in the numbering.
     Unused,
-    /// 6: a single byte, in vocabularies of another kind.
+    /// 6: a single byte, in vocabularies made by SentencePiece.
     Byte,
     /// Any other number.
     Other,
@@ -48,11 +48,21 @@ impl TokenKind {
     }
 }
 
+/// How a vocabulary spells its ordinary tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// In the alphabet of byte-level BPE.
+    Alphabet,
+    /// As SentencePiece does: U+2581 for a space, single bytes as `<0xXX>`.
+    Spaced,
+}
+
 /// The tokens of a model.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vocab<'a> {
     strings: StringArray<'a>,
     types: I32Array<'a>,
+    how: Spelling,
     offsets: &'a [u32],
     slots: Slots<'a>,
     /// The token of each byte; a token that no byte has is `u32::MAX`.
@@ -70,6 +80,7 @@ impl<'a> Vocab<'a> {
     pub fn build(
         strings: StringArray<'a>,
         types: I32Array<'a>,
+        how: Spelling,
         tables: &'a mut [u32],
     ) -> Result<Self, LoadError> {
         let (offsets, rest) = tables.split_at_mut(strings.len());
@@ -82,27 +93,37 @@ impl<'a> Vocab<'a> {
             }
         }
         let offsets = &*offsets;
-        let spelling = |id: u32| spelling(strings, types, offsets, id);
+        let spelling = |id: u32| spelling(strings, types, how, offsets, id);
         let mut builder = slots::Builder::new(slots);
         let mut longest = 0;
         for id in 0..strings.len() as u32 {
             longest = longest.max(spelling(id).count());
-            if kind(types, id).is_silent() {
+            if !comes_from_text(kind(types, id), how, strings.at(offsets[id as usize] as usize)) {
                 continue;
             }
             // Of two tokens with the same bytes the first is used.
             builder.insert(hash(spelling(id)), id, |other| spelling(other).eq(spelling(id)));
         }
         let slots = builder.finish();
+        bytes.fill(u32::MAX);
+        if how == Spelling::Spaced {
+            for id in (0..strings.len() as u32).rev().filter(|id| kind(types, *id) == TokenKind::Byte) {
+                if let Some(byte) = byte_of(strings.at(offsets[id as usize] as usize)) {
+                    bytes[usize::from(byte)] = id;
+                }
+            }
+        }
         for (byte, to) in (0..=255).zip(bytes.iter_mut()) {
-            let found = slots.find(hash([byte].into_iter()), |id| spelling(id).eq([byte]));
-            *to = found.unwrap_or(u32::MAX);
+            if how == Spelling::Alphabet {
+                let found = slots.find(hash([byte].into_iter()), |id| spelling(id).eq([byte]));
+                *to = found.unwrap_or(u32::MAX);
+            }
             // C0, C1 and F5..FF never occur in UTF-8.
-            if found.is_none() && !matches!(byte, 0xc0 | 0xc1 | 0xf5..) {
+            if *to == u32::MAX && !matches!(byte, 0xc0 | 0xc1 | 0xf5..) {
                 return Err(LoadError::ByteWithoutToken { byte });
             }
         }
-        Ok(Self { strings, types, offsets, slots, bytes, longest })
+        Ok(Self { strings, types, how, offsets, slots, bytes, longest })
     }
 
     pub fn len(&self) -> usize {
@@ -136,7 +157,7 @@ impl<'a> Vocab<'a> {
     /// The bytes behind the token, control tokens included.
     pub fn spelling(&self, id: u32) -> TokenBytes<'a> {
         if (id as usize) < self.len() {
-            spelling(self.strings, self.types, self.offsets, id)
+            spelling(self.strings, self.types, self.how, self.offsets, id)
         } else {
             TokenBytes::literal(&[])
         }
@@ -157,11 +178,48 @@ fn kind(types: I32Array<'_>, id: u32) -> TokenKind {
     TokenKind::from_type(types.at(id as usize).unwrap_or(0))
 }
 
-fn spelling<'a>(strings: StringArray<'a>, types: I32Array<'_>, offsets: &[u32], id: u32) -> TokenBytes<'a> {
+/// Whether merging may lead to a token.
+fn comes_from_text(kind: TokenKind, how: Spelling, text: &[u8]) -> bool {
+    match how {
+        Spelling::Alphabet => !kind.is_silent(),
+        // A space is U+2581; what spells it otherwise was never made by merging. User-defined tokens are found before.
+        Spelling::Spaced => {
+            !kind.is_silent()
+                && !matches!(kind, TokenKind::Byte | TokenKind::UserDefined)
+                && !text.contains(&b' ')
+        }
+    }
+}
+
+fn spelling<'a>(
+    strings: StringArray<'a>,
+    types: I32Array<'_>,
+    how: Spelling,
+    offsets: &[u32],
+    id: u32,
+) -> TokenBytes<'a> {
     let text = strings.at(offsets[id as usize] as usize);
-    match kind(types, id) {
-        TokenKind::Normal | TokenKind::Byte | TokenKind::Other => TokenBytes::spelled(text),
+    match (how, kind(types, id)) {
+        (Spelling::Alphabet, TokenKind::Normal | TokenKind::Byte | TokenKind::Other) => {
+            TokenBytes::spelled(text)
+        }
+        (Spelling::Spaced, TokenKind::Byte) => {
+            byte_of(text).map_or(TokenBytes::literal(text), TokenBytes::byte)
+        }
+        (Spelling::Spaced, TokenKind::Normal | TokenKind::Unused | TokenKind::Other) => {
+            TokenBytes::spaced(text)
+        }
         _ => TokenBytes::literal(text),
+    }
+}
+
+/// The byte that `<0xXX>` stands for.
+fn byte_of(text: &[u8]) -> Option<u8> {
+    let digits = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
+    let digit = |b: u8| char::from(b).to_digit(16);
+    match *digits {
+        [high, low] => Some((digit(high)? * 16 + digit(low)?) as u8),
+        _ => None,
     }
 }
 
