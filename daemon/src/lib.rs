@@ -17,6 +17,7 @@
 //! | [`daybook`], [`date`], [`prometheus`] | where the joules went by hour, and how that is told |
 //! | [`evaluation`] | how good the answers on a set of known answers are |
 //! | [`inspect`] | what is in a model file and where it fits |
+//! | [`checkpoint`] | a directory as Hugging Face publishes models, and its packed form |
 //! | [`packing`] | a model in the layout that kernels read where it is mapped |
 //! | [`tune`], [`state`] | which kernels and how many threads are fastest here; where that is kept |
 //! | [`benchmark`], [`bandwidth`] | speed, and the bound that memory sets |
@@ -34,6 +35,7 @@ mod aligned;
 pub mod bandwidth;
 pub mod benchmark;
 pub mod calibration;
+pub mod checkpoint;
 pub mod cli;
 pub mod client;
 pub mod clocks;

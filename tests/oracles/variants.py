@@ -305,4 +305,5 @@ def main():
                 gguf(f"{peer}/{name}.gguf", arch, config, tensors, tokenizer, rotary, as_f16=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -9,18 +9,18 @@ use tern_runtime::map::MappedFile;
 
 use crate::error::{CommandError, Exit};
 use crate::figures;
-use crate::inspect::{Description, MemoryNeed, TokenizerFacts};
+use crate::inspect::{Description, MemoryNeed, Outline, TokenizerFacts};
 use crate::model::{EngineChoice, OpenError, default_model};
 use crate::output::{print, print_json};
 use crate::table::{Align, Table, cut};
 
 /// Says what is in a model file, what running it takes and which boards it fits
 ///
-/// Nothing is loaded: memory is only planned. A model that this build cannot run is described as far as possible, and
+/// Nothing is loaded: memory is only planned. A directory is described as the file it would be packed into. A model that this build cannot run is described as far as possible, and
 /// the exit code is then 1.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Model file (GGUF); without it $TERN_MODEL, else the bundled model
+    /// Model file (GGUF) or directory (Hugging Face); without it $TERN_MODEL, else the bundled model
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Show only where memory goes, with the context, batch and head that are given
@@ -45,9 +45,12 @@ pub fn run(args: &InspectArgs) -> Result<(), CommandError> {
         Some(path) => path.clone(),
         None => default_model()?,
     };
-    let map = MappedFile::open(&path).map_err(OpenError::File)?;
+    let outline = if path.is_dir() { Some(Outline::new(&path, &args.engine)?) } else { None };
+    let file = outline.as_ref().map_or(path.as_path(), Outline::file);
+    let map = MappedFile::open(file).map_err(OpenError::File)?;
     let gguf = Gguf::parse(map.bytes()).map_err(|error| OpenError::Model { path: path.clone(), error })?;
-    let description = Description::new(&path, &gguf, &args.engine, args.tensors)?;
+    let mut description = Description::new(&path, &gguf, &args.engine, args.tensors)?;
+    description.checkpoint = outline.map(|outline| outline.facts);
     if args.json {
         print_json(&description)?;
     } else if let Some(memory) = description.memory.as_ref().filter(|_| args.plan) {
@@ -128,7 +131,20 @@ fn summary(description: &Description) -> Table {
     row("name", description.name.as_deref().map_or("(none)".into(), |name| cut(name, 80)));
     let architecture = description.architecture.as_deref().map_or("(none)".into(), |name| cut(name, 40));
     row("architecture", format!("{architecture}, GGUF version {}", description.gguf_version));
-    row("file", figures::bytes(description.file_bytes));
+    if let Some(found) = &description.checkpoint {
+        let files = figures::counted(found.files, "safetensors file");
+        row(
+            "directory",
+            format!("{}, {files} with {}", cut(&found.class, 40), figures::bytes(found.tensor_bytes)),
+        );
+        let dtypes: Vec<String> =
+            found.dtypes.iter().map(|(name, count)| format!("{count} {}", cut(name, 12))).collect();
+        row("its tensors", dtypes.join(", "));
+        row("its weights", found.convention.clone());
+        row("packed", format!("{}, {}", figures::bytes(description.file_bytes), found.layout));
+    } else {
+        row("file", figures::bytes(description.file_bytes));
+    }
     let ternary = description.ternary_weights.map(|weights| format!(", {} of them ternary", count(weights)));
     row("parameters", count(description.parameters) + &ternary.unwrap_or_default());
     if let Some(shape) = &description.shape {

@@ -3,6 +3,7 @@
 //! A file that this build cannot run is described as far as its container goes, with every reason why not.
 
 mod boards;
+mod checkpoint;
 mod memory;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use crate::tasks::prompt::PromptForm;
 use crate::tune::Load;
 
 pub use boards::{BoardFit, RESERVED_BYTES, boards};
+pub use checkpoint::{CheckpointFacts, Outline};
 pub use memory::{MappedNeed, MemoryNeed, SectionNeed};
 
 /// All that is known of a model file.
@@ -31,6 +33,9 @@ pub struct Description {
     pub path: PathBuf,
     /// Its size.
     pub file_bytes: u64,
+    /// What the directory holds, if it is one; everything else is then said of its packed form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointFacts>,
     /// Version of the container.
     pub gguf_version: u32,
     /// `general.architecture`.
@@ -162,6 +167,7 @@ impl Description {
         let mut description = Description {
             path: path.to_owned(),
             file_bytes: gguf.file_bytes(),
+            checkpoint: None,
             gguf_version: gguf.version(),
             architecture: gguf.architecture().ok().map(str::to_owned),
             name: gguf.str("general.name").ok().filter(|name| !name.is_empty()).map(str::to_owned),

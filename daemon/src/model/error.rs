@@ -38,6 +38,13 @@ pub enum OpenError {
         /// Why.
         error: Box<PackError>,
     },
+    /// It can only be used packed, and that failed.
+    Unpacked {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A kernel set was asked for that cannot run here.
     Kernels {
         /// The name asked for.
@@ -90,6 +97,7 @@ impl OpenError {
             OpenError::NoDefault { .. } | OpenError::File(_) | OpenError::Memory { .. } => Exit::NoInput,
             OpenError::Model { error: LoadError::Options(_), .. } => Exit::BadInput,
             OpenError::Model { .. } | OpenError::Packed { .. } => Exit::NoInput,
+            OpenError::Unpacked { .. } => Exit::CannotCreate,
             OpenError::Kernels { .. }
             | OpenError::Select(_)
             | OpenError::Knob(_)
@@ -118,6 +126,11 @@ impl fmt::Display for OpenError {
             OpenError::File(error) => write!(f, "{error}"),
             OpenError::Model { path, error } => write!(f, "cannot use '{}': {error}", path.display()),
             OpenError::Packed { path, error } => write!(f, "cannot use '{}': {error}", path.display()),
+            OpenError::Unpacked { path, why } => write!(
+                f,
+                "'{}' is a directory, which is packed before it is used, and that failed: {why}",
+                path.display()
+            ),
             OpenError::Kernels { asked, usable } => write!(
                 f,
                 "kernel set {asked:?} cannot run on this machine; give one of {}, or none for the fastest",

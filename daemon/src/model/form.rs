@@ -2,7 +2,7 @@
 //!
 //! A large model is packed once into the state directory and mapped from there ever after; a small one is moved in memory
 //! each time, which takes milliseconds. What cannot be packed (no state directory, no room) is used as it is, and the log
-//! says what that costs.
+//! says what that costs. A directory as Hugging Face publishes models can only be used packed.
 
 use std::fmt;
 use std::fs;
@@ -16,8 +16,9 @@ use tern_runtime::map::MappedFile;
 use tern_runtime::model::{Config, file_layout, repacked_bytes};
 
 use super::{EngineChoice, Host, Need, OpenError};
+use crate::checkpoint::Checkpoint;
 use crate::error::{CommandError, Exit};
-use crate::packing::{Packed, Recipe, packed, source_note};
+use crate::packing::{PackError, Packed, Recipe, packed, source_note};
 use crate::progress::Progress;
 use crate::replace::check_room;
 use crate::tune::Load;
@@ -61,7 +62,39 @@ impl fmt::Display for Form {
 /// # Errors
 /// If the file is no model, or the choice cannot be had.
 pub fn open(path: &Path, choice: &EngineChoice) -> Result<(MappedFile, Form, Host), OpenError> {
-    open_with(path, choice, state::folder().map(|folder| folder.join("packed")), SMALL_BYTES)
+    let folder = state::folder().map(|folder| folder.join("packed"));
+    if path.is_dir() {
+        return open_checkpoint(path, choice, folder);
+    }
+    open_with(path, choice, folder, SMALL_BYTES)
+}
+
+/// Opens the checkpoint in the directory `path`, which is packed once into `folder`: there is no other way to use it.
+fn open_checkpoint(
+    path: &Path,
+    choice: &EngineChoice,
+    folder: Option<PathBuf>,
+) -> Result<(MappedFile, Form, Host), OpenError> {
+    let unusable = |error: PackError| OpenError::Packed { path: path.to_owned(), error: Box::new(error) };
+    let checkpoint = Checkpoint::open(path).map_err(|error| unusable(error.into()))?;
+    let config = checkpoint.runtime_config().map_err(unusable)?;
+    let host = choice.host(Need { layout: None, load: Some(Load::from(&config)), may_try: true })?;
+    let recipe = Recipe { layout: host.set.layout, int8_head: choice.head != Some(HeadKind::File) };
+    let failed = |error: CommandError| OpenError::Unpacked { path: path.to_owned(), why: error.to_string() };
+    let make = Making {
+        path,
+        stem: checkpoint.name(),
+        note: checkpoint.note(),
+        bytes: checkpoint.header(&recipe).map_err(unusable)?.file_bytes(),
+        identity: checkpoint.identity(&recipe).map_err(unusable)?,
+        recipe,
+    };
+    let (map, place) = make
+        .packed(folder, |out, progress| {
+            checkpoint.pack(&recipe, host.threads, out, |bytes| progress.add(bytes))
+        })
+        .map_err(failed)?;
+    Ok((map, Form::Packed(place), host))
 }
 
 /// As [`open`], with packed copies in `folder` and models up to `small_bytes` moved in memory.
@@ -120,34 +153,66 @@ fn copy(
     host: &Host,
     folder: Option<PathBuf>,
 ) -> Result<(MappedFile, PathBuf), CommandError> {
-    let failed = |error: &dyn std::error::Error| CommandError::from_error(Exit::CannotCreate, error);
-    let no_folder = || {
-        let message = "there is no state directory; set STATE_DIRECTORY or HOME, or run tern pack";
-        CommandError::new(Exit::CannotCreate, message)
+    let failed = |error: PackError| CommandError::from_error(Exit::CannotCreate, &error);
+    let make = Making {
+        path,
+        stem: path.file_stem().map_or_else(Default::default, |stem| stem.to_string_lossy().into_owned()),
+        note: note.to_owned(),
+        bytes: recipe.file_bytes(gguf, note).map_err(failed)?,
+        identity: recipe.identity(gguf, note).map_err(failed)?,
+        recipe,
     };
-    let folder = folder.ok_or_else(no_folder)?;
-    let stem = path.file_stem().map_or_else(Default::default, |stem| stem.to_string_lossy().into_owned());
-    let head = if recipe.int8_head { "int8-head" } else { "file-head" };
-    let place = folder.join(format!("{stem}.{}.{head}.gguf", recipe.layout.name()));
-    if let Some(map) = existing(&place, note) {
-        return Ok((map, place));
+    make.packed(folder, |out, progress| {
+        recipe.write(gguf, note, host.threads, out, |bytes| progress.add(bytes))
+    })
+}
+
+/// A packed copy to be made, or found.
+struct Making<'a> {
+    /// What it is made of.
+    path: &'a Path,
+    /// What its name begins with.
+    stem: String,
+    /// What it says of its source.
+    note: String,
+    /// Its size.
+    bytes: u64,
+    /// What tells an unfinished one from others.
+    identity: String,
+    recipe: Recipe,
+}
+
+impl Making<'_> {
+    /// The copy in `folder`, made by `write` if it is not there.
+    fn packed(
+        &self,
+        folder: Option<PathBuf>,
+        write: impl FnOnce(Unfinished, &Progress) -> Result<Unfinished, PackError>,
+    ) -> Result<(MappedFile, PathBuf), CommandError> {
+        let failed = |error: &dyn std::error::Error| CommandError::from_error(Exit::CannotCreate, error);
+        let no_folder = || {
+            let message = "there is no state directory; set STATE_DIRECTORY or HOME, or run tern pack";
+            CommandError::new(Exit::CannotCreate, message)
+        };
+        let folder = folder.ok_or_else(no_folder)?;
+        let head = if self.recipe.int8_head { "int8-head" } else { "file-head" };
+        let place = folder.join(format!("{}.{}.{head}.gguf", self.stem, self.recipe.layout.name()));
+        if let Some(map) = existing(&place, &self.note) {
+            return Ok((map, place));
+        }
+        fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
+        let file = Unfinished::begin(&place, &self.identity)?;
+        check_room(&place, self.bytes.saturating_sub(file.resumed_bytes()))?;
+        let (from, to, size) = (self.path.display(), place.display(), figures::bytes(self.bytes));
+        log::info!("packing '{from}' once into '{to}', {size}");
+        let began = Instant::now();
+        let progress = Progress::bytes("packing the model once", self.bytes);
+        write(file, &progress).map_err(|error| failed(&error))?.keep()?;
+        drop(progress);
+        log::info!("packed in {:.1} s", began.elapsed().as_secs_f64());
+        let map = MappedFile::open(&place).map_err(|error| failed(&error))?;
+        Ok((map, place))
     }
-    fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
-    let bytes = recipe.file_bytes(gguf, note).map_err(|error| failed(&error))?;
-    check_room(&place, bytes)?;
-    log::info!("packing '{}' once into '{}', {}", path.display(), place.display(), figures::bytes(bytes));
-    let began = Instant::now();
-    let progress = Progress::bytes("packing the model once", bytes);
-    let identity = recipe.identity(gguf, note).map_err(|error| failed(&error))?;
-    let file = Unfinished::begin(&place, &identity)?;
-    recipe
-        .write(gguf, note, host.threads, file, |bytes| progress.add(bytes))
-        .map_err(|error| failed(&error))?
-        .keep()?;
-    drop(progress);
-    log::info!("packed in {:.1} s", began.elapsed().as_secs_f64());
-    let map = MappedFile::open(&place).map_err(|error| failed(&error))?;
-    Ok((map, place))
 }
 
 /// The copy at `place`, if it was made from the file that `note` describes.

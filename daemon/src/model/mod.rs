@@ -47,7 +47,7 @@ const MAX_THREADS: usize = 256;
 /// Which model to use and how; what is `None` is chosen for the machine and the model.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelChoice {
-    /// Model file (GGUF); without it $TERN_MODEL, else the bundled model
+    /// Model file (GGUF) or directory (Hugging Face); without it $TERN_MODEL, else the bundled model
     #[arg(long = "model", value_name = "FILE")]
     pub path: Option<PathBuf>,
     /// How to run it.

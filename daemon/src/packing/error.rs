@@ -7,6 +7,7 @@ use tern_kernels::Layout;
 use tern_runtime::error::LoadError;
 
 use super::VERSION;
+use crate::checkpoint::CheckpointError;
 
 /// Why a model cannot be packed, or a packed one not be used.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub enum PackError {
         /// The tensor.
         tensor: String,
     },
+    /// A checkpoint cannot be taken.
+    Checkpoint(CheckpointError),
     /// The output failed.
     Write(io::Error),
 }
@@ -73,6 +76,7 @@ impl fmt::Display for PackError {
             PackError::Head { tensor } => {
                 write!(f, "tensor '{tensor}' is not the int8 head of its source; pack the original model again")
             }
+            PackError::Checkpoint(error) => write!(f, "{error}"),
             PackError::Write(error) => write!(f, "the packed file cannot be written: {error}"),
         }
     }
@@ -83,5 +87,11 @@ impl std::error::Error for PackError {}
 impl From<LoadError> for PackError {
     fn from(error: LoadError) -> Self {
         PackError::Load(error)
+    }
+}
+
+impl From<CheckpointError> for PackError {
+    fn from(error: CheckpointError) -> Self {
+        PackError::Checkpoint(error)
     }
 }

@@ -244,7 +244,7 @@ pub fn source_note(path: &std::path::Path, gguf: &Gguf<'_>, header: &[u8]) -> St
 }
 
 /// The 64-bit FNV-1a sum (Fowler, Noll and Vo): enough to tell headers apart, no protection against anybody.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))

@@ -1,0 +1,165 @@
+//! Writing a checkpoint as a packed file, one matrix in memory at a time.
+
+use std::io::Write;
+
+use tern_kernels::Layout;
+use tern_runtime::gguf::{Gguf, Header, PACKED_TAIL_BYTES, TensorType};
+use tern_runtime::model::Config;
+use tern_runtime::tokenizer::Tokenizer;
+
+use super::Checkpoint;
+use super::matrix::Matrix;
+use super::parts::{Content, Dense, Part};
+use super::tensors::Tensors;
+use crate::packing::head::{Plane, Source};
+use crate::packing::rows::pack_rows;
+use crate::packing::stream::{Put, identity, stream};
+use crate::packing::{Output, PackError, Recipe};
+
+/// Bytes of an embedding that are read at a time.
+const PIECE_BYTES: usize = 4 << 20;
+
+impl Checkpoint {
+    /// The shape as the runtime sees it, which is asked whether it has such a graph and such a tokenizer.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn runtime_config(&self) -> Result<Config, PackError> {
+        let keys = self.keys().begin(Vec::new()).and_then(|data| data.finish()).map_err(PackError::Write)?;
+        let gguf = Gguf::parse(&keys)?;
+        let config = Config::read(&gguf)?;
+        let plan = Tokenizer::plan(&gguf)?;
+        Tokenizer::build(&gguf, plan, &mut vec![0; plan.table_words()])?;
+        Ok(config)
+    }
+
+    /// The header of its packed form.
+    ///
+    /// # Errors
+    /// If a matrix has a shape that the layout has no room for.
+    pub fn header(&self, recipe: &Recipe) -> Result<Header, PackError> {
+        let parts = self.parts()?;
+        self.header_of(recipe, &parts, head_of(recipe, &parts).as_ref())
+    }
+
+    fn header_of(
+        &self,
+        recipe: &Recipe,
+        parts: &[Part<'_>],
+        head: Option<&Dense<'_>>,
+    ) -> Result<Header, PackError> {
+        let mut header = self.packed_keys(recipe.layout);
+        for part in parts {
+            if let Content::Matrix(matrix) = &part.content {
+                let (rows, cols) = matrix.shape();
+                if recipe.layout.bytes(rows, cols).is_none() {
+                    let (tensor, layout) = (part.name.clone(), recipe.layout);
+                    return Err(PackError::Shape { tensor, rows, cols, layout });
+                }
+            }
+            part.describe(&mut header, TensorType::Packed(recipe.layout))?;
+        }
+        if let Some(dense) = head {
+            let source = Source::elsewhere(dense, 1);
+            for plane in Plane::ALL {
+                header.tensor(plane.name(), plane.ty(), &source.dims(plane)).map_err(PackError::Write)?;
+            }
+        }
+        Ok(header)
+    }
+
+    /// A text that changes with anything that its packed form consists of but the weights.
+    ///
+    /// # Errors
+    /// As [`header`](Self::header).
+    pub fn identity(&self, recipe: &Recipe) -> Result<String, PackError> {
+        Ok(identity(&self.header(recipe)?))
+    }
+
+    /// Writes its packed form with `workers` threads and tells `wrote` how many bytes each piece had.
+    ///
+    /// # Errors
+    /// If the model could not be run, a weight is none, or those of reading and of `out`.
+    pub fn pack<W: Output>(
+        &self,
+        recipe: &Recipe,
+        workers: usize,
+        out: W,
+        wrote: impl FnMut(u64),
+    ) -> Result<W, PackError> {
+        self.runtime_config()?;
+        let parts = self.parts()?;
+        let head = head_of(recipe, &parts);
+        let header = self.header_of(recipe, &parts, head.as_ref())?;
+        let planes = head.as_ref().map(|dense| Source::elsewhere(dense, workers));
+        let count = parts.len() + planes.map_or(0, |_| Plane::ALL.len());
+        let (mut buffer, mut packed) = (Vec::new(), Vec::new());
+        stream(header, count, out, wrote, |index, put| match parts.get(index).map(|part| &part.content) {
+            Some(Content::Same(dense)) => copy(dense, &mut buffer, put),
+            Some(Content::Norm(norm)) => {
+                widened(norm, &mut buffer, &mut packed)?;
+                put(&packed)
+            }
+            Some(Content::Matrix(matrix)) => {
+                pack_matrix(&self.tensors, matrix, recipe.layout, workers, &mut buffer, &mut packed)?;
+                put(&packed)
+            }
+            None => {
+                // Embeddings may have grown these; the planes are made of the file itself.
+                (buffer, packed) = (Vec::new(), Vec::new());
+                match planes {
+                    Some(source) => source.fill(Plane::ALL[index - parts.len()], put),
+                    None => Ok(()),
+                }
+            }
+        })
+    }
+}
+
+/// The head to be quantised, if one is.
+pub(super) fn head_of<'p>(recipe: &Recipe, parts: &[Part<'p>]) -> Option<Dense<'p>> {
+    if recipe.int8_head { Checkpoint::head(parts) } else { None }
+}
+
+/// Hands over an embedding as it is, piece by piece.
+pub(super) fn copy(dense: &Dense<'_>, buffer: &mut Vec<u8>, put: &mut Put<'_>) -> Result<(), PackError> {
+    let row_bytes = (dense.tensor.bytes as usize / dense.rows).max(1);
+    let rows = (PIECE_BYTES / row_bytes).max(1);
+    for first in (0..dense.rows).step_by(rows) {
+        dense.read(first..dense.rows.min(first + rows), buffer)?;
+        put(buffer)?;
+    }
+    Ok(())
+}
+
+/// A norm as binary32 in `wide`.
+pub(super) fn widened(norm: &Dense<'_>, buffer: &mut Vec<u8>, wide: &mut Vec<u8>) -> Result<(), PackError> {
+    norm.read(0..norm.rows, buffer)?;
+    let mut values = vec![0.0; norm.rows * norm.cols];
+    norm.tensor.dtype.widen(buffer, &mut values);
+    wide.clear();
+    wide.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    Ok(())
+}
+
+/// A ternary matrix and its tail in `layout`, in `packed`.
+fn pack_matrix(
+    tensors: &Tensors,
+    matrix: &Matrix<'_>,
+    layout: Layout,
+    workers: usize,
+    buffer: &mut Vec<u8>,
+    packed: &mut Vec<u8>,
+) -> Result<(), PackError> {
+    let (rows, cols) = matrix.shape();
+    let weights = matrix.read(tensors, buffer)?;
+    // Found to fit when the header was made.
+    let bytes = layout.bytes(rows, cols).unwrap_or(0);
+    packed.clear();
+    packed.resize(bytes, 0);
+    pack_rows(layout, (rows, cols), workers, packed, &|row, trits: &mut [i8]| weights.row(row, trits));
+    // Writing to memory cannot fail.
+    let _ = packed.write_all(&weights.scale.to_le_bytes());
+    packed.resize(bytes + PACKED_TAIL_BYTES, 0);
+    Ok(())
+}
