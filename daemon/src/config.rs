@@ -429,6 +429,7 @@ impl Config {
                 no_pack: engine.no_pack || section.pack == Some(false),
                 head: engine.head.or(head),
                 kv: engine.kv.or(kv),
+                i2s_blocks: engine.i2s_blocks,
             },
         }
     }

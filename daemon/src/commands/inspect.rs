@@ -4,13 +4,12 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use tern_runtime::gguf::Gguf;
 use tern_runtime::map::MappedFile;
 
 use crate::error::{CommandError, Exit};
 use crate::figures;
 use crate::inspect::{Description, MemoryNeed, Outline, TokenizerFacts};
-use crate::model::{EngineChoice, OpenError, default_model};
+use crate::model::{EngineChoice, OpenError, default_model, reading};
 use crate::output::{print, print_json};
 use crate::table::{Align, Table, cut};
 
@@ -48,7 +47,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CommandError> {
     let outline = if path.is_dir() { Some(Outline::new(&path, &args.engine)?) } else { None };
     let file = outline.as_ref().map_or(path.as_path(), Outline::file);
     let map = MappedFile::open(file).map_err(OpenError::File)?;
-    let gguf = Gguf::parse(map.bytes()).map_err(|error| OpenError::Model { path: path.clone(), error })?;
+    let (gguf, _) = reading::parse(&path, map.bytes(), args.engine.i2s_blocks)?;
     let mut description = Description::new(&path, &gguf, &args.engine, args.tensors)?;
     description.checkpoint = outline.map(|outline| outline.facts);
     if args.json {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tern_runtime::engine::{Engine, Event, Goal, Piece, Request};
+use tern_runtime::gguf::I2sBlocks;
 use tern_runtime::kv_cache::KvType;
 
 use crate::error::{CommandError, Exit};
@@ -37,6 +38,9 @@ pub struct LogitsArgs {
     /// How keys and values are stored: f16 or f32
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = crate::model::parse_kv)]
     kv: KvType,
+    /// Weights in a block of I2_S, which its file does not tell: 128 or 64
+    #[arg(long, value_name = "N", value_parser = crate::model::reading::parse_i2s_blocks)]
+    i2s_blocks: Option<I2sBlocks>,
     /// Worker threads; without it what suits the board
     #[arg(long, value_name = "N", value_parser = crate::model::parse_threads)]
     threads: Option<usize>,
@@ -63,6 +67,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), CommandError> {
             no_pack: false,
             head: None,
             kv: Some(args.kv),
+            i2s_blocks: args.i2s_blocks,
         },
     };
     with_engine(&choice, |engine, _| write_logits(engine, &ids, &args.out))?

@@ -7,14 +7,14 @@ use clap::Args;
 use serde_json::json;
 use tern_boards::kernel_sets;
 use tern_kernels::Layout;
-use tern_runtime::gguf::Gguf;
+use tern_runtime::gguf::{Gguf, I2sBlocks};
 use tern_runtime::map::MappedFile;
 use tern_runtime::model::Config;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{CommandError, Exit};
 use crate::figures;
-use crate::model::{EngineChoice, Host, Need, OpenError, parse_threads};
+use crate::model::{EngineChoice, Host, Need, OpenError, parse_threads, reading};
 use crate::output::{print, print_json};
 use crate::packing::verify::{Verified, verify};
 use crate::packing::{PackError, Recipe, source_note};
@@ -48,6 +48,9 @@ pub struct PackArgs {
     /// Worker threads; without it what suits the board
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
+    /// Weights in a block of I2_S, which its file does not tell: 128, or 64 if bitnet.cpp built for ARM wrote it
+    #[arg(long, value_name = "N", value_parser = reading::parse_i2s_blocks)]
+    i2s_blocks: Option<I2sBlocks>,
     /// Say what was written as JSON
     #[arg(long)]
     json: bool,
@@ -69,10 +72,10 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
     }
     let model = &args.model;
     let map = MappedFile::open(model).map_err(OpenError::File)?;
-    let gguf = Gguf::parse(map.bytes()).map_err(|error| OpenError::Model { path: model.clone(), error })?;
+    let (gguf, as_read) = reading::parse(model, map.bytes(), args.i2s_blocks)?;
     let config = Config::read(&gguf).map_err(|error| OpenError::Model { path: model.clone(), error })?;
     let header = usize::try_from(gguf.data_at_bytes()).unwrap_or(0).min(map.bytes().len());
-    let note = source_note(model, &gguf, &map.bytes()[..header]);
+    let note = source_note(model, &gguf, &map.bytes()[..header]) + &reading::note(&as_read);
     make(args, &config, Source::Gguf(&gguf, note))
 }
 

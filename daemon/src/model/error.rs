@@ -31,6 +31,22 @@ pub enum OpenError {
         /// What is wrong.
         error: LoadError,
     },
+    /// A table of tiles beside the model cannot be read.
+    Tiles {
+        /// The table.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// The weights look like I2_S in other blocks than they were read in, and nobody said which they are.
+    Blocks {
+        /// The file.
+        path: PathBuf,
+        /// By how many standard errors the others fit better.
+        standard_errors: f64,
+    },
     /// It is a packed file that this build cannot use.
     Packed {
         /// The file.
@@ -97,6 +113,7 @@ impl OpenError {
             OpenError::NoDefault { .. } | OpenError::File(_) | OpenError::Memory { .. } => Exit::NoInput,
             OpenError::Model { error: LoadError::Options(_), .. } => Exit::BadInput,
             OpenError::Model { .. } | OpenError::Packed { .. } => Exit::NoInput,
+            OpenError::Tiles { .. } | OpenError::Blocks { .. } => Exit::NoInput,
             OpenError::Unpacked { .. } => Exit::CannotCreate,
             OpenError::Kernels { .. }
             | OpenError::Select(_)
@@ -125,6 +142,21 @@ impl fmt::Display for OpenError {
             }
             OpenError::File(error) => write!(f, "{error}"),
             OpenError::Model { path, error } => write!(f, "cannot use '{}': {error}", path.display()),
+            OpenError::Tiles { path, line, message } => {
+                write!(
+                    f,
+                    "{}:{line}: {message}; it should be the kernel_config.ini of bitnet.cpp",
+                    path.display()
+                )
+            }
+            OpenError::Blocks { path, standard_errors } => write!(
+                f,
+                "cannot use '{}': its I2_S weights were written in blocks of 64, as bitnet.cpp built for ARM does, and read in \
+                 blocks of 128 the model would answer with noise (the neurons of its matrices fit together {standard_errors:.0} \
+                 standard errors better in blocks of 64); give --i2s-blocks 64, or pack it once with tern pack --i2s-blocks 64; \
+                 --i2s-blocks 128 reads it as it is all the same",
+                path.display()
+            ),
             OpenError::Packed { path, error } => write!(f, "cannot use '{}': {error}", path.display()),
             OpenError::Unpacked { path, why } => write!(
                 f,

@@ -15,7 +15,7 @@ use tern_runtime::head::HeadKind;
 use tern_runtime::map::MappedFile;
 use tern_runtime::model::{Config, file_layout, repacked_bytes};
 
-use super::{EngineChoice, Host, Need, OpenError};
+use super::{EngineChoice, Host, Need, OpenError, reading};
 use crate::checkpoint::Checkpoint;
 use crate::error::{CommandError, Exit};
 use crate::packing::{PackError, Packed, Recipe, packed, source_note};
@@ -106,7 +106,7 @@ fn open_with(
 ) -> Result<(MappedFile, Form, Host), OpenError> {
     let map = MappedFile::open(path).map_err(OpenError::File)?;
     let unusable = |error| OpenError::Model { path: path.to_owned(), error };
-    let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
+    let (gguf, as_read) = reading::parse(path, map.bytes(), choice.i2s_blocks)?;
     let layout = file_layout(&gguf);
     let is_packed = match packed(&gguf) {
         Ok(packed) => packed.is_some(),
@@ -123,8 +123,9 @@ fn open_with(
     if is_packed || choice.no_pack || bytes <= small_bytes {
         return Ok((map, form, host));
     }
-    let note =
+    let mut note =
         source_note(path, &gguf, &map.bytes()[..(gguf.data_at_bytes() as usize).min(map.bytes().len())]);
+    note += &reading::note(&as_read);
     match copy(
         path,
         &gguf,

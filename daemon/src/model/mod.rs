@@ -11,10 +11,12 @@
 //! # Ok::<(), tern::model::OpenError>(())
 //! ```
 
+pub mod blocks;
 mod error;
 mod find;
 mod form;
 mod host;
+pub mod reading;
 pub mod residence;
 pub mod streaming;
 
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use tern_runtime::engine::Engine;
-use tern_runtime::gguf::Gguf;
+use tern_runtime::gguf::I2sBlocks;
 use tern_runtime::head::HeadKind;
 use tern_runtime::kv_cache::KvType;
 use tern_runtime::map::Anonymous;
@@ -85,6 +87,10 @@ pub struct EngineChoice {
     /// How keys and values are stored: f16 or f32; without it f16
     #[arg(long, value_name = "TYPE", value_parser = parse_kv)]
     pub kv: Option<KvType>,
+    /// Weights in a block of I2_S, which its file does not tell: 128, or 64 if bitnet.cpp built for ARM wrote it; without it
+    /// 128, unless the weights themselves say otherwise
+    #[arg(long, value_name = "N", value_parser = reading::parse_i2s_blocks)]
+    pub i2s_blocks: Option<I2sBlocks>,
 }
 
 /// A number of threads on a command line.
@@ -205,7 +211,7 @@ pub fn with_engine<R>(
     let path = choice.file()?;
     let unusable = |error| OpenError::Model { path: path.clone(), error };
     let (map, form, host) = form::open(&path, &choice.engine)?;
-    let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
+    let (gguf, _) = reading::parse(&path, map.bytes(), choice.engine.i2s_blocks)?;
     let config = Config::read(&gguf).map_err(unusable)?;
     let plan = MemoryPlan::new(&gguf, choice.engine.options(&config), host.set, host.threads);
     let plan = plan.map_err(unusable)?;
@@ -287,6 +293,7 @@ fn allocate(bytes: usize) -> Result<Anonymous, OpenError> {
 mod tests {
     use super::*;
 
+    use tern_runtime::gguf::Gguf;
     use tern_runtime::map::MappedFile;
 
     const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/oracle/gguf/tiny-i2_s.gguf");
@@ -311,6 +318,7 @@ mod tests {
             no_pack: false,
             head: None,
             kv: Some(KvType::F32),
+            ..EngineChoice::default()
         });
         let opened = with_engine(&choice, |engine, opened| {
             let options = engine.options();

@@ -12,5 +12,5 @@ mod task;
 pub mod template;
 
 pub use current::CurrentTasks;
-pub use set::{TaskFileError, TaskSet};
+pub use set::{TaskFileError, TaskSet, parse};
 pub use task::{Answering, LongForm, STOPS_IN_JSON, Task, TaskError, sampling};

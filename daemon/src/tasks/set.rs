@@ -105,8 +105,11 @@ impl From<TaskFileError> for CommandError {
     }
 }
 
-/// Parses a task; it is called after `stem`, its file's name without the ending, if it does not say.
-fn parse(path: &Path, stem: &str, text: &str) -> Result<(String, Task), TaskFileError> {
+/// Parses the text of a task file; the task is called after `stem`, its file's name without the ending, if it does not say.
+///
+/// # Errors
+/// If it is no TOML, or no task.
+pub fn parse(path: &Path, stem: &str, text: &str) -> Result<(String, Task), TaskFileError> {
     let mut ask: Ask = toml::from_str(text).map_err(|error| TaskFileError::Syntax {
         path: path.to_owned(),
         line: error.span().map_or(1, |span| line_of(text, span.start)),

@@ -97,8 +97,8 @@ impl Coding {
     /// they stand in the file, whatever they are. `bytes` may go on behind the matrix.
     ///
     /// # Errors
-    /// If a code of the row stands for no ternary weight; of a [`Layout`] with panels, any code of the panel when its first
-    /// row is read. Bytes of five weights ([`crate::five`]) are weights whatever they are.
+    /// If a code of the row stands for no ternary weight. Bytes of five weights ([`crate::five`]) are weights whatever they
+    /// are.
     ///
     /// # Panics
     /// If the shape has no size ([`bytes`](Self::bytes)), `bytes` is shorter than it, there is no such row, or a length
@@ -142,14 +142,26 @@ fn layout_row(
     row: usize,
     weights: &mut [i8],
 ) -> Result<(), InvalidCode> {
-    if row.is_multiple_of(layout.panel_rows()) && !matches!(layout, Layout::T5R | Layout::T5C) {
-        let start = row / layout.panel_rows() * layout.panel_bytes(cols);
-        if let Some(at) = layout.first_invalid(&codes[start..start + layout.panel_bytes(cols)]) {
-            return Err(InvalidCode { at_bytes: start + at });
-        }
-    }
+    let panel_at = row / layout.panel_rows() * layout.panel_bytes(cols);
+    let panel = &codes[panel_at..panel_at + layout.panel_bytes(cols)];
     repack::read(layout, codes, cols, row, 0, weights);
-    Ok(())
+    let row = row % layout.panel_rows();
+    let invalid = match layout {
+        Layout::T2B128 => layout.first_invalid(panel),
+        Layout::Tl1P32 => {
+            let fours = panel.as_chunks::<32>().0;
+            fours
+                .iter()
+                .position(|four| layout.first_invalid(&four[row..row + 1]).is_some())
+                .map(|g| 32 * g + row)
+        }
+        Layout::T2R4 => {
+            let col = weights.iter().position(|weight| !(-1..=1).contains(weight));
+            col.map(|col| col / 16 * 64 + row / 4 * 16 + col % 16)
+        }
+        Layout::T5R | Layout::T5C => None,
+    };
+    invalid.map_or(Ok(()), |at| Err(InvalidCode { at_bytes: panel_at + at }))
 }
 
 /// One row of blocks.
@@ -230,6 +242,17 @@ mod tests {
         let mut bytes = vec![0x55; 2 * 32 + 4];
         bytes[40] = 0x57;
         assert_eq!(read(layout, &bytes, 2, 128, 1), Err(InvalidCode { at_bytes: 40 }));
+        // In panels the row is told from its neighbours: the fourth of four rows of a byte, and row 5 of 32.
+        let mut bytes = vec![0x15; 64 * 2 + 4];
+        bytes[64 + 16 + 3] = 0x95;
+        let t2r4 = Coding::Layout(Layout::T2R4);
+        assert_eq!(read(t2r4, &bytes, 8, 32, 7), Err(InvalidCode { at_bytes: 83 }));
+        assert_eq!(read(t2r4, &bytes, 8, 32, 6), Ok(()));
+        let mut bytes = vec![0x44; 32 * 2 + 4];
+        bytes[32 + 5] = 0xc4;
+        let tl1 = Coding::Layout(Layout::Tl1P32);
+        assert_eq!(read(tl1, &bytes, 32, 8, 5), Err(InvalidCode { at_bytes: 37 }));
+        assert_eq!(read(tl1, &bytes, 32, 8, 4), Ok(()));
     }
 
     #[test]
