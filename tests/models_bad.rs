@@ -1,7 +1,7 @@
 //! Model files that are cut, flipped or lying, through the same door as every model: an error or a model that works,
 //! never a panic, an abort or a hang.
 //!
-//! The file is a small synthetic one. Its header is walked here by a reader of its own, so that every field of it can
+//! The file is a small synthetic one. Its header is walked by a reader of the tests' own, so that every field of it can
 //! be named, cut through and replaced by lies.
 
 use std::path::{Path, PathBuf};
@@ -14,85 +14,7 @@ use tern_runtime::gguf::Gguf;
 use tern_runtime::sampler::Sampling;
 use tern_tests::binary::{run, tern};
 use tern_tests::fill::Random;
-
-/// A field of the header.
-#[derive(Clone, Debug)]
-struct Field {
-    name: String,
-    at: usize,
-    bytes: usize,
-}
-
-/// All fields of a header. Of long tables the first three and the last entries are named one by one: the others are
-/// read by the same code.
-struct Walk<'f> {
-    file: &'f [u8],
-    at: usize,
-    fields: Vec<Field>,
-}
-
-impl Walk<'_> {
-    fn number(&mut self, name: &str, bytes: usize, note: bool) -> u64 {
-        let mut value = [0; 8];
-        value[..bytes].copy_from_slice(&self.file[self.at..self.at + bytes]);
-        if note {
-            self.fields.push(Field { name: name.into(), at: self.at, bytes });
-        }
-        self.at += bytes;
-        u64::from_le_bytes(value)
-    }
-
-    fn string(&mut self, name: &str, note: bool) -> String {
-        let length = self.number(&format!("{name}: length"), 8, note) as usize;
-        let text = String::from_utf8_lossy(&self.file[self.at..self.at + length]).into_owned();
-        if note {
-            self.fields.push(Field { name: format!("{name}: text"), at: self.at, bytes: length });
-        }
-        self.at += length;
-        text
-    }
-
-    fn value(&mut self, key: &str, ty: u64, note: bool) {
-        match ty {
-            0 | 1 | 7 => drop(self.number(key, 1, note)),
-            2 | 3 => drop(self.number(key, 2, note)),
-            4..=6 => drop(self.number(key, 4, note)),
-            10..=12 => drop(self.number(key, 8, note)),
-            8 => drop(self.string(key, note)),
-            9 => {
-                let element = self.number(&format!("{key}: element type"), 4, true);
-                let count = self.number(&format!("{key}: count"), 8, true);
-                for index in 0..count {
-                    self.value(&format!("{key}[{index}]"), element, index < 3 || index + 1 == count);
-                }
-            }
-            other => panic!("the synthetic model has a value of type {other}"),
-        }
-    }
-
-    fn header(file: &[u8]) -> Vec<Field> {
-        let mut walk = Walk { file, at: 0, fields: Vec::new() };
-        walk.number("magic", 4, true);
-        walk.number("version", 4, true);
-        let tensors = walk.number("number of tensors", 8, true);
-        let keys = walk.number("number of keys", 8, true);
-        for _ in 0..keys {
-            let key = walk.string("key", true);
-            let ty = walk.number(&format!("{key}: type"), 4, true);
-            walk.value(&key, ty, true);
-        }
-        for _ in 0..tensors {
-            let name = walk.string("tensor name", true);
-            let rank = walk.number(&format!("{name}: rank"), 4, true);
-            for dim in 0..rank {
-                walk.number(&format!("{name}: dimension {dim}"), 8, true);
-            }
-            walk.number(&format!("{name}: type"), 4, true);
-            walk.number(&format!("{name}: offset"), 8, true);
-        }
-        walk.fields
-    }
-}
+use tern_tests::gguf_fields::fields;
 
 /// A sound model of one layer.
 fn sound() -> Vec<u8> {
@@ -182,7 +104,7 @@ fn inspect(path: &Path, bytes: &[u8]) -> Result<bool, String> {
 fn a_sound_model_is_accepted_and_its_header_has_all_kinds_of_fields() {
     let file = sound();
     assert!(Victim::new().open(&file, "as written").is_ok());
-    let fields = Walk::header(&file);
+    let fields = fields(&file);
     let has = |word: &str| fields.iter().any(|field| field.name.contains(word));
     for word in
         ["magic", "tokens: count", "token_type[2]", "merges[0]: text", "rank", "dimension 1", "offset"]
@@ -197,7 +119,7 @@ fn a_file_cut_anywhere_is_refused() {
     let file = sound();
     let mut victim = Victim::new();
     let mut cuts: Vec<(usize, String)> = Vec::new();
-    for field in Walk::header(&file) {
+    for field in fields(&file) {
         cuts.push((field.at, format!("cut before {}", field.name)));
         cuts.push((field.at + field.bytes / 2, format!("cut inside {}", field.name)));
     }
@@ -217,7 +139,7 @@ fn a_file_cut_anywhere_is_refused() {
 fn a_flipped_bit_in_any_field_is_refused_or_harmless() {
     let file = sound();
     let (mut victim, mut random) = (Victim::new(), Random::new(11));
-    for field in Walk::header(&file) {
+    for field in fields(&file) {
         for byte in field.at..field.at + field.bytes.min(16) {
             // Every bit of a number's lowest and highest byte, one of the others.
             let all = field.bytes <= 8 && (byte == field.at || byte + 1 == field.at + field.bytes);
@@ -247,7 +169,7 @@ fn a_flipped_bit_in_any_field_is_refused_or_harmless() {
 fn a_lie_in_any_number_is_refused_or_harmless() {
     let file = sound();
     let mut victim = Victim::new();
-    for field in Walk::header(&file).iter().filter(|field| matches!(field.bytes, 1 | 2 | 4 | 8)) {
+    for field in fields(&file).iter().filter(|field| matches!(field.bytes, 1 | 2 | 4 | 8)) {
         let mut value = [0; 8];
         value[..field.bytes].copy_from_slice(&file[field.at..field.at + field.bytes]);
         let value = u64::from_le_bytes(value);

@@ -11,6 +11,7 @@
 //! | [`http_peer`] | a daemon that speaks HTTP, and a client that sends it any bytes |
 //! | [`sets`] | the kernel sets that this machine can run, and why it cannot run the others |
 //! | [`fill`] | seeded and adversarial numbers |
+//! | [`gguf_fields`] | where the fields of a model file's header lie |
 //! | [`model`] | opening a model and asking the engine |
 //! | [`npy`] | reading the fixtures' arrays |
 //! | [`port`] | a serial line with a test at its near end, and noise on it |
@@ -22,6 +23,7 @@ pub mod broker;
 pub mod daemon;
 pub mod fault_proxy;
 pub mod fill;
+pub mod gguf_fields;
 pub mod http_peer;
 pub mod model;
 pub mod mqtt_daemon;
