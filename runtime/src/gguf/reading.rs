@@ -80,8 +80,6 @@ pub enum ReadingError {
     NoTiles {
         /// The tensor.
         tensor: Name,
-        /// Its type.
-        ty: TensorType,
         /// Rows.
         rows: u64,
         /// Columns.
@@ -91,10 +89,8 @@ pub enum ReadingError {
     Tiles {
         /// The tensor.
         tensor: Name,
-        /// Rows and columns of the matrix.
-        matrix: [u64; 2],
-        /// The tiles.
-        tile: TileShape,
+        /// Rows and columns of the tiles, and rows of a strip.
+        tile: [u32; 3],
     },
     /// The weights were transformed before they were made ternary, and the activations would have to be.
     Transform {
@@ -113,17 +109,17 @@ impl fmt::Display for ReadingError {
                 meanings(*id),
                 if *fits == 0 { "none of these" } else { "more than one of these" }
             ),
-            Self::NoTiles { tensor, ty, rows, cols } => write!(
+            Self::NoTiles { tensor, rows, cols } => write!(
                 f,
-                "tensor '{tensor}' is {ty} of {rows} x {cols}, and how its tiles lie is not in the file; put the \
+                "tensor '{tensor}' is TL1 or TL2 of {rows} x {cols}, and how its tiles lie is not in the file; put the \
                  kernel_config.ini of the bitnet.cpp build that converted the model beside it, under the model's name with \
                  .tiles.ini in place of .gguf (docs/layouts.md), or convert the model to I2_S"
             ),
-            Self::Tiles { tensor, matrix, tile } => write!(
+            Self::Tiles { tensor, tile } => write!(
                 f,
-                "tensor '{tensor}' of {} x {} cannot lie in tiles of {} x {} in strips of {}; take the kernel_config.ini of \
+                "tensor '{tensor}' has a shape that cannot lie in tiles of {} x {} in strips of {}; take the kernel_config.ini of \
                  the build that converted this model",
-                matrix[0], matrix[1], tile.rows, tile.cols, tile.strip
+                tile[0], tile[1], tile[2]
             ),
             Self::Transform { key } => write!(
                 f,

@@ -96,7 +96,7 @@ impl<'a> TensorInfo<'a> {
         let (tensor, matrix) = (self.name.into(), [self.rows(), self.row_len()]);
         let tile = || {
             let [rows, cols] = matrix;
-            self.tile.ok_or(ReadingError::NoTiles { tensor, ty: self.ty, rows, cols })
+            self.tile.ok_or(ReadingError::NoTiles { tensor, rows, cols })
         };
         let coding = match self.ty {
             TensorType::I2S => Coding::Layout(Layout::T2B128),
@@ -110,7 +110,10 @@ impl<'a> TensorInfo<'a> {
         let [rows, cols] = matrix.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         match (coding.bytes(rows, cols), self.tile) {
             (Some(bytes), _) if bytes <= self.bytes.len() => Ok(coding),
-            (_, Some(tile)) => Err(ReadingError::Tiles { tensor, matrix, tile }.into()),
+            (_, Some(TileShape { rows, cols, strip })) => {
+                let tile = [rows, cols, strip].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+                Err(ReadingError::Tiles { tensor, tile }.into())
+            }
             (_, None) => Err(LoadError::TensorSize { tensor }),
         }
     }
