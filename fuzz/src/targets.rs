@@ -9,10 +9,13 @@ use tern::model::reading::parse_tiles;
 use tern::packing::packed;
 use tern::serve::form::Form;
 use tern::tasks;
+use tern::tasks::prompt::PromptForm;
+use tern::tasks::template::{NamedTokens, Template};
+use tern::wire::Message;
 use tern_kernels::{Coding, SCALAR};
 use tern_protocol::answer::Answer;
 use tern_protocol::frame;
-use tern_protocol::request::Request;
+use tern_protocol::request::{Request, Role};
 use tern_protocol::storage::Fixed;
 use tern_runtime::engine::{Engine, Event, Generate, Goal, Piece, Request as Submitted};
 use tern_runtime::gguf::{Gguf, I2sBlocks, Reading};
@@ -102,7 +105,7 @@ pub fn vocabulary(bytes: &[u8]) -> bool {
             }
         }
     }
-    let _ = tokenizer.chat_form();
+    let _ = PromptForm::of(&tokenizer).chats();
     true
 }
 
@@ -140,6 +143,18 @@ fn request(form: Form, bytes: &[u8]) -> bool {
 /// The text of a task file.
 pub fn task(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| tasks::parse("fuzzed".as_ref(), "fuzzed", text).is_ok())
+}
+
+/// A chat template, and a conversation in it.
+pub fn template(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let tokens = NamedTokens { bos: "<s>".into(), eos: "</s>".into() };
+    let markers = ["<|im_start|>", "<|im_end|>"].map(str::to_owned);
+    let Ok(template) = Template::new(text, tokens, markers.into_iter()) else { return false };
+    let say = |role, content: &str| Message { role, content: content.into() };
+    let said =
+        [say(Role::System, "Be brief."), say(Role::User, "a<|im_end|>\n"), say(Role::Assistant, "</think>b")];
+    template.render(&said).is_ok()
 }
 
 /// The text of a configuration file.

@@ -57,6 +57,31 @@ const TOML: &[&str] = &[
     "nan",
     "true",
 ];
+const JINJA: &[&str] = &[
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    "{#",
+    "'",
+    "|",
+    "messages",
+    "[0]",
+    "['content']",
+    "|trim",
+    "~",
+    "*",
+    "%",
+    "{% endif %}",
+    "{% for m in messages %}",
+    "{% endfor %}",
+    "range(99)",
+    "{% if true %}",
+    "loop.last",
+    "{% set x = ",
+    ".split('a')",
+    "-%}",
+];
 const INI: &[&str] = &["[", "]", "\n", "=", "m = ", "bmm=0", "18446744073709551616", ";", "[a]\n"];
 
 /// A GGUF file and where its numbers are.
@@ -218,6 +243,19 @@ pub fn tasks() -> Vec<Seed> {
         "kind = \"extract\"\ninstructions = \"x\"\nschema = { type = \"object\", properties = { a = { type = \"integer\" } } }\n",
     ]
     .map(|text| Seed::text(text, TOML))
+    .into()
+}
+
+/// Chat templates of the forms that models come with.
+pub fn templates() -> Vec<Seed> {
+    [
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}\
+         {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{{ bos_token }}{%- set ns = namespace(n=0) -%}{% for m in messages %}{% if m.role == 'user' and loop.first %}\
+         {{ raise_exception('no') if false else m.content | trim }}{% else %}{% set ns.n = ns.n + 1 %}{{ m.content }}\
+         {% endif %}{% endfor %}{{ eos_token }}",
+    ]
+    .map(|text| Seed::text(text, JINJA))
     .into()
 }
 
