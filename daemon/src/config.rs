@@ -108,6 +108,8 @@ pub struct ModelSection {
     pub slots: Option<usize>,
     /// Tokens that go through the model together.
     pub batch_rows: Option<usize>,
+    /// Tokens that may be tried ahead in a step; 0 for none.
+    pub draft_tokens: Option<usize>,
     /// How keys and values are stored.
     pub kv: Option<KvName>,
     /// Whether a model that is not packed is packed once into the state directory; yes unless it says no.
@@ -426,6 +428,7 @@ impl Config {
                 cache_tokens: engine.cache_tokens.or(section.cache_tokens),
                 slots: engine.slots.or(section.slots),
                 batch_rows: engine.batch_rows.or(section.batch_rows),
+                draft_tokens: engine.draft_tokens.or(section.draft_tokens),
                 no_pack: engine.no_pack || section.pack == Some(false),
                 head: engine.head.or(head),
                 kv: engine.kv.or(kv),

@@ -15,6 +15,10 @@ pub struct Cost {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Tokens tried ahead.
+    pub drafted_tokens: u64,
+    /// Those of them that came to be part of answers.
+    pub accepted_tokens: u64,
     /// Sum over the answers whose joules are known; `None` if none are.
     pub joules: Option<f64>,
     /// Answers whose joules are not known.
@@ -39,6 +43,8 @@ impl Cost {
         self.answers += 1;
         self.prompt_tokens += u64::from(usage.prompt_tokens);
         self.generated_tokens += u64::from(usage.generated_tokens);
+        self.drafted_tokens += u64::from(usage.drafted_tokens.unwrap_or(0));
+        self.accepted_tokens += u64::from(usage.accepted_tokens.unwrap_or(0));
         let Some(joules) = energy.joules else {
             self.unmetered_answers += 1;
             return;

@@ -414,6 +414,12 @@ pub struct Tokens {
     /// Tokens of prompts that were kept and not computed again. Not in frames.
     #[serde(default, with = "crate::named")]
     pub cached: Option<u64>,
+    /// Tokens tried ahead; `None` from an older daemon. Not in frames.
+    #[serde(default, with = "crate::named")]
+    pub drafted: Option<u64>,
+    /// Those of them that came to be part of answers. Not in frames.
+    #[serde(default, with = "crate::named")]
+    pub accepted: Option<u64>,
 }
 
 /// A request that was refused or failed.

@@ -29,4 +29,10 @@ pub struct Usage {
     /// beginning; `prompt_tokens` counts them, `prompt_tokens_per_second` does not. Not in frames.
     #[serde(default, with = "crate::named")]
     pub cached_tokens: Option<u32>,
+    /// Tokens that were tried ahead because they stood in the text before; `None` if none were. Not in frames.
+    #[serde(default, with = "crate::named")]
+    pub drafted_tokens: Option<u32>,
+    /// Those of them that came to be part of the answer. Not in frames.
+    #[serde(default, with = "crate::named")]
+    pub accepted_tokens: Option<u32>,
 }

@@ -208,6 +208,8 @@ fn texts_are_pinned() {
         generated_tokens_per_second: Some(250.0),
         paced_ms: None,
         cached_tokens: None,
+        drafted_tokens: None,
+        accepted_tokens: None,
     };
     let end = Text::<Small> {
         id: text("c"),
@@ -244,7 +246,7 @@ fn answers_about_requests_are_pinned() {
         queue: 1,
         live: 2,
         requests: Requests { answered: 300, refused: 2, expired: 1, cancelled: 0 },
-        tokens: Tokens { prompt: 70_000, generated: 50, cached: None },
+        tokens: Tokens { prompt: 70_000, generated: 50, ..Tokens::default() },
         uptime_s: 3600.5,
         tasks: list([text("t")]),
         energy: None,

@@ -6,6 +6,7 @@
 use tern_kernels::KernelSet;
 
 use crate::arena::{ALIGN, slice_bytes};
+use crate::engine::MOST_DRAFTS;
 use crate::error::LoadError;
 use crate::forward::{Row, WorkShape};
 use crate::gguf::Gguf;
@@ -37,6 +38,8 @@ pub struct Options {
     pub label_tokens: usize,
     /// Which head to compute logits with.
     pub head: HeadKind,
+    /// Tokens that may be tried ahead in a step, for all requests together; 0 tries none. See [`MOST_DRAFTS`].
+    pub draft_tokens: usize,
 }
 
 impl Options {
@@ -53,6 +56,7 @@ impl Options {
             labels: 256,
             label_tokens: 1024,
             head: HeadKind::Stored,
+            draft_tokens: 8,
         }
     }
 
@@ -69,6 +73,7 @@ impl Options {
             ("prompt_bytes", self.prompt_bytes, 16, 1 << 24),
             ("labels", self.labels, 2, 1 << 16),
             ("label_tokens", self.label_tokens, 8, 1 << 20),
+            ("draft_tokens", self.draft_tokens, 0, MOST_DRAFTS),
         ];
         match ranges.into_iter().find(|(_, found, least, most)| !(least..=most).contains(&found)) {
             Some((name, found, least, most)) => Err(OptionsError { name, found, least, most }),
@@ -254,8 +259,10 @@ impl MemoryPlan {
         Some(())
     }
 
-    /// Rows of full logits that a step can hold: one for every request, and a few for requests for logits.
+    /// Rows of full logits that a step can hold: one for every request, and a few for requests for logits or, in steps
+    /// without those, for drafts.
     pub(crate) fn logit_rows(&self) -> usize {
-        (self.options.slots + crate::engine::LOGIT_CHUNK).min(self.options.batch_rows)
+        let more = crate::engine::LOGIT_CHUNK.max(self.options.draft_tokens);
+        (self.options.slots + more).min(self.options.batch_rows)
     }
 }

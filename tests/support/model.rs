@@ -104,6 +104,15 @@ impl Outcome {
     pub fn take_cached(&mut self) -> usize {
         self.finish.as_mut().map_or(0, |(_, usage)| std::mem::take(&mut usage.cached_tokens))
     }
+
+    /// As it would be if nothing had been tried ahead, which depends on the company.
+    #[must_use]
+    pub fn undrafted(&self) -> Self {
+        let finish = self
+            .finish
+            .map(|(reason, usage)| (reason, Usage { drafted_tokens: 0, accepted_tokens: 0, ..usage }));
+        Outcome { finish, ..self.clone() }
+    }
 }
 
 /// Submits all requests as slots come free and steps until all are over. Keys are indices.

@@ -5,6 +5,7 @@
 //! are made one after the other from an empty context, in one text or in several at once. A warm-up of each is run first and not counted.
 
 pub mod energy;
+pub mod extract;
 mod samples;
 
 use std::time::{Duration, Instant};
@@ -156,6 +157,8 @@ fn run(
         sampling: Sampling::default(),
         max_tokens: Some(tokens),
         ignore_stop_tokens: true,
+        // What it measures is a token a row.
+        speculate: false,
         ..Generate::default()
     });
     // Every run reads the same prompt, and is to compute it.

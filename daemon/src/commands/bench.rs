@@ -1,7 +1,7 @@
 //! `tern bench`: tokens a second on this machine, beside what its memory would allow.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,7 +14,8 @@ use tern_runtime::engine::Engine;
 
 use crate::bandwidth::{self, Bandwidth, last_level_cache_bytes};
 use crate::benchmark::energy::{self, Joules, PartJoules, Windows};
-use crate::benchmark::{Amount, Measured, Part, Samples, measure};
+use crate::benchmark::{Amount, Measured, Part, Samples, extract, measure};
+use crate::commands::eval;
 use crate::config::Config;
 use crate::error::{CommandError, Exit};
 use crate::figures;
@@ -59,6 +60,10 @@ pub struct BenchArgs {
     /// Configuration whose [energy] says which meter to use
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Instead, what trying tokens ahead is worth: a text of at most G tokens, made of the first sentences of the texts of
+    /// this set (JSON lines), is dictated after a prompt of P tokens of them, with and without
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["energy", "sequences"])]
+    extract: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -143,6 +148,9 @@ pub fn run(args: &BenchArgs) -> Result<(), CommandError> {
             "nothing to measure; give --prompt or --generate above 0",
         ));
     }
+    if let Some(file) = &args.extract {
+        return measure_extract(args, file, amount);
+    }
     let mut engine = args.engine.clone();
     engine.slots = Some(engine.slots.unwrap_or(1).max(args.sequences));
     let all_tokens = args.sequences.saturating_mul(args.generate.saturating_add(2));
@@ -192,6 +200,22 @@ pub fn run(args: &BenchArgs) -> Result<(), CommandError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Measures what trying tokens ahead is worth.
+fn measure_extract(args: &BenchArgs, file: &Path, amount: Amount) -> Result<(), CommandError> {
+    let set = eval::read_set(file, None)?;
+    let mut engine = args.engine.clone();
+    engine.slots = Some(1);
+    let needed = args.prompt.saturating_add(args.generate).saturating_add(1);
+    engine.context_tokens = engine.context_tokens.or(Some(needed));
+    let choice = ModelChoice { path: args.model.clone(), engine };
+    let found = with_engine(&choice, |engine, _| {
+        let progress = Progress::items("measuring", 2 * args.repeat as u64);
+        extract::measure(engine, &set, amount, || progress.add(1))
+            .map_err(|error| CommandError::from_error(Exit::BadInput, &error))
+    })??;
+    if args.json { print_json(&found) } else { print(&found.in_words()) }
 }
 
 /// Why joules by token are not known, if they are not.

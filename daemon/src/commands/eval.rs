@@ -144,7 +144,11 @@ pub fn run(args: &EvalArgs) -> Result<(), CommandError> {
     if args.json { json_line(&mut io::stdout().lock(), &report) } else { output::print(&report.in_words()) }
 }
 
-fn read_set(path: &Path, limit: Option<u64>) -> Result<Set, CommandError> {
+/// Reads a set of examples.
+///
+/// # Errors
+/// If it cannot be read or is none.
+pub fn read_set(path: &Path, limit: Option<u64>) -> Result<Set, CommandError> {
     let file = File::open(path).map_err(|error| {
         CommandError::new(
             Exit::NoInput,
@@ -311,6 +315,14 @@ impl Report {
         table.row(["prompt tokens/s", &figures::three_digits(self.prompt_tokens_per_second)]);
         if self.cost.generated_tokens > 0 {
             table.row(["written tokens/s", &figures::three_digits(self.generated_tokens_per_second)]);
+        }
+        if self.cost.drafted_tokens > 0 {
+            let right = self.cost.accepted_tokens as f64 / self.cost.drafted_tokens as f64;
+            let of = format!(
+                "of {} tokens tried ahead; {} tokens were written",
+                self.cost.drafted_tokens, self.cost.generated_tokens
+            );
+            table.row(["tried rightly", &figures::percent(right), &of]);
         }
         out.push_str(&table.render());
         out.push_str(&format!("energy  {}\n", self.cost.energy_in_words()));

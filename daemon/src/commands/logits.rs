@@ -35,7 +35,7 @@ pub struct LogitsArgs {
     /// Tokens of one step at most, 2 or more; the logits do not depend on it
     #[arg(long, value_name = "TOKENS")]
     chunk: Option<usize>,
-    /// How keys and values are stored: f16 or f32
+    /// How keys and values are stored: f16, f32 or i8
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = crate::model::parse_kv)]
     kv: KvType,
     /// Weights in a block of I2_S, which its file does not tell: 128 or 64
@@ -64,6 +64,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), CommandError> {
             cache_tokens: None,
             slots: Some(1),
             batch_rows: args.chunk,
+            draft_tokens: Some(0),
             no_pack: false,
             head: None,
             kv: Some(args.kv),

@@ -45,9 +45,15 @@ fn text(status: &Status) -> String {
     let Status { requests, tokens, .. } = status;
     let kept = tokens.cached.filter(|cached| *cached > 0);
     let kept = kept.map(|cached| format!(" ({cached} of them kept from before)")).unwrap_or_default();
+    let ahead = match (tokens.drafted, tokens.accepted) {
+        (Some(drafted), Some(accepted)) if drafted > 0 => {
+            format!("; {drafted} tried ahead, {accepted} of them rightly")
+        }
+        _ => String::new(),
+    };
     let mut text = format!(
         "model     {} with {} on {} threads\nversion   {}, up {:.0} s\nrequests  {} running, {} waiting; {} \
-         answered, {} refused, {} expired, {} cancelled\ntokens    {} read{kept}, {} written\ntasks     {}\n",
+         answered, {} refused, {} expired, {} cancelled\ntokens    {} read{kept}, {} written{}\ntasks     {}\n",
         status.model,
         status.kernels,
         status.threads,
@@ -61,6 +67,7 @@ fn text(status: &Status) -> String {
         requests.cancelled,
         tokens.prompt,
         tokens.generated,
+        ahead,
         status.tasks.join(", "),
     );
     if let Some(energy) = &status.energy {

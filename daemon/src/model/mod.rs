@@ -78,13 +78,17 @@ pub struct EngineChoice {
     /// Tokens that go through the model together; without it 64
     #[arg(long = "batch", value_name = "TOKENS")]
     pub batch_rows: Option<usize>,
+    /// Tokens that may be tried ahead in a step because they stood in the text before; 0 for none, without it 8. No answer
+    /// depends on it
+    #[arg(long = "draft", value_name = "TOKENS")]
+    pub draft_tokens: Option<usize>,
     /// Use a model that is not packed as it is, instead of packing it once into the state directory
     #[arg(long)]
     pub no_pack: bool,
     /// Head that turns states into logits: file, as it is, or int8; without it what the file is packed with
     #[arg(long, value_name = "KIND", value_parser = parse_head)]
     pub head: Option<HeadKind>,
-    /// How keys and values are stored: f16 or f32; without it f16
+    /// How keys and values are stored: f16, f32 or i8; without it f16
     #[arg(long, value_name = "TYPE", value_parser = parse_kv)]
     pub kv: Option<KvType>,
     /// Weights in a block of I2_S, which its file does not tell: 128, or 64 if bitnet.cpp built for ARM wrote it; without it
@@ -141,6 +145,7 @@ impl EngineChoice {
         options.cache_tokens =
             self.cache_tokens.unwrap_or_else(|| options.context_tokens.saturating_mul(contexts).min(1 << 26));
         options.batch_rows = self.batch_rows.unwrap_or(options.batch_rows.max(options.slots));
+        options.draft_tokens = self.draft_tokens.unwrap_or(options.draft_tokens);
         options.kv = self.kv.unwrap_or(options.kv);
         options.head = self.head.unwrap_or(options.head);
         options

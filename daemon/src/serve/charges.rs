@@ -62,7 +62,7 @@ pub fn charge(step: &Step, parts: Option<&[u64]>, is_lump: bool, live: &mut [Liv
                 book.charge(&live.label, Phase::Decode, Charge { tokens, ..Charge::default() });
             }
             engine::Phase::Decode => {
-                live.decode_rows += share.rows;
+                live.decode_tokens += share.choices;
                 live.untold.charge(uj);
                 book.charge(&live.label, Phase::Decode, Charge { tokens, uj, is_lump });
             }
@@ -124,6 +124,7 @@ mod tests {
                 key: key as u64,
                 phase,
                 rows,
+                choices: head_rows,
                 work: rows as u64 * 1000,
                 head_rows,
                 label_rows,

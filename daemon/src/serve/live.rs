@@ -20,7 +20,8 @@ pub struct Live {
     pub admitted: Instant,
     pub prefill_end: Option<Instant>,
     pub prefill_rows: usize,
-    pub decode_rows: usize,
+    /// Tokens chosen by its steps of decoding: of rows that were drafted in vain there are none.
+    pub decode_tokens: usize,
     /// Time in which the engine held still.
     pub paced: Duration,
     pub text: String,
@@ -57,7 +58,7 @@ impl Live {
             admitted: Instant::now(),
             prefill_end: None,
             prefill_rows: 0,
-            decode_rows: 0,
+            decode_tokens: 0,
             paced: Duration::ZERO,
             text: String::new(),
             unsent: 0,
@@ -99,7 +100,7 @@ impl Live {
             prefill: prefill_end.saturating_duration_since(self.admitted),
             decode: now.saturating_duration_since(prefill_end),
             prefill_rows: self.prefill_rows,
-            decode_rows: self.decode_rows,
+            decode_tokens: self.decode_tokens,
             paced: self.paced,
         }
     }

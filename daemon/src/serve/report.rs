@@ -8,7 +8,7 @@ use tern_runtime::engine::Usage as Counted;
 
 use crate::wire::Energy;
 
-/// When the parts of a request began and ended, and how many rows they had.
+/// When the parts of a request began and ended, and how much was done in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     /// From coming in to the engine taking it.
@@ -19,8 +19,8 @@ pub struct Times {
     pub decode: Duration,
     /// Rows of the engine that read the prompt or scored labels.
     pub prefill_rows: usize,
-    /// Rows of the engine that decoded.
-    pub decode_rows: usize,
+    /// Tokens that rows of the engine chose beyond the first, one that ended the text included.
+    pub decode_tokens: usize,
     /// Time since the engine took it in which the engine held still.
     pub paced: Duration,
 }
@@ -50,6 +50,7 @@ pub fn usage(counted: &Counted, times: &Times) -> wire::Usage {
     let rate = |rows: usize, time: Duration| {
         (rows > 0 && !time.is_zero()).then(|| thousandths(rows as f64 / time.as_secs_f64()))
     };
+    let drafted = counted.drafted_tokens > 0;
     wire::Usage {
         prompt_tokens: counted.prompt_tokens as u32,
         generated_tokens: counted.generated_tokens as u32,
@@ -58,9 +59,11 @@ pub fn usage(counted: &Counted, times: &Times) -> wire::Usage {
         prefill_ms: ms(times.prefill),
         decode_ms: ms(times.decode),
         prompt_tokens_per_second: rate(times.prefill_rows, times.prefill),
-        generated_tokens_per_second: rate(times.decode_rows, times.decode),
+        generated_tokens_per_second: rate(times.decode_tokens, times.decode),
         paced_ms: (!times.paced.is_zero()).then(|| ms(times.paced)),
         cached_tokens: Some(counted.cached_tokens as u32),
+        drafted_tokens: drafted.then_some(counted.drafted_tokens as u32),
+        accepted_tokens: drafted.then_some(counted.accepted_tokens as u32),
     }
 }
 
@@ -120,14 +123,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_rows_by_time_and_null_where_there_is_nothing() {
+    fn rates_are_rows_and_tokens_by_time_and_null_where_there_is_nothing() {
         let counted = Counted { prompt_tokens: 100, generated_tokens: 1, ..Counted::default() };
         let times = Times {
             queue: Duration::from_micros(1234),
             prefill: Duration::from_millis(50),
             decode: Duration::ZERO,
             prefill_rows: 100,
-            decode_rows: 0,
+            decode_tokens: 0,
             paced: Duration::from_millis(7),
         };
         let usage = usage(&counted, &times);

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tern_boards::energy::{Faults, Totals};
 use tern_protocol::answer::{EnergyTotals, Method, Pacing, Scope, State as Readiness, Tokens};
-
 use tern_runtime::engine::Usage;
 
 use super::counters::{Counters, Ending, Way};
@@ -45,6 +44,8 @@ pub struct State {
     prompt_tokens: AtomicU64,
     generated_tokens: AtomicU64,
     cached_tokens: AtomicU64,
+    drafted_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     live: AtomicU64,
     /// Mean time of a request in the engine, in microseconds, recent ones weighing more.
     service_us: AtomicU64,
@@ -95,6 +96,8 @@ impl State {
             prompt_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
+            drafted_tokens: AtomicU64::new(0),
+            accepted_tokens: AtomicU64::new(0),
             live: AtomicU64::new(0),
             service_us: AtomicU64::new(0),
             energy: Mutex::new(None),
@@ -111,10 +114,15 @@ impl State {
 
     /// Counts the work of an answered request.
     pub fn count_work(&self, counted: &Usage, service: Duration) {
-        let add = |sum: &AtomicU64, tokens: usize| sum.fetch_add(tokens as u64, Ordering::Relaxed);
-        add(&self.prompt_tokens, counted.prompt_tokens);
-        add(&self.generated_tokens, counted.generated_tokens);
-        add(&self.cached_tokens, counted.cached_tokens);
+        for (counter, tokens) in [
+            (&self.prompt_tokens, counted.prompt_tokens),
+            (&self.generated_tokens, counted.generated_tokens),
+            (&self.cached_tokens, counted.cached_tokens),
+            (&self.drafted_tokens, counted.drafted_tokens),
+            (&self.accepted_tokens, counted.accepted_tokens),
+        ] {
+            counter.fetch_add(tokens as u64, Ordering::Relaxed);
+        }
         let service_us = service.as_micros() as u64;
         // Only the engine's thread writes this.
         let mean_us = self.service_us.load(Ordering::Relaxed);
@@ -168,8 +176,13 @@ impl State {
     /// Tokens so far.
     pub fn tokens(&self) -> Tokens {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let cached = Some(load(&self.cached_tokens));
-        Tokens { prompt: load(&self.prompt_tokens), generated: load(&self.generated_tokens), cached }
+        Tokens {
+            prompt: load(&self.prompt_tokens),
+            generated: load(&self.generated_tokens),
+            cached: Some(load(&self.cached_tokens)),
+            drafted: Some(load(&self.drafted_tokens)),
+            accepted: Some(load(&self.accepted_tokens)),
+        }
     }
 
     /// Requests that the engine works on.

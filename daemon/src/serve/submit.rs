@@ -32,6 +32,7 @@ pub fn submit(engine: &mut Engine<'_>, key: u64, job: &Job) -> Result<(), Refusa
                 stops: &texts,
                 ignore_stop_tokens: false,
                 logprobs,
+                speculate: true,
             })
         }
     };

@@ -68,7 +68,7 @@ pub struct Worker<'w, 'e> {
 }
 
 /// Time for the parts of a step.
-fn nanoseconds() -> u64 {
+pub fn nanoseconds() -> u64 {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     ORIGIN.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
@@ -300,11 +300,11 @@ impl<'w, 'e> Worker<'w, 'e> {
         let grammar = self.rules.remove(live.key);
         let times = live.times(now);
         // A text of one token was written by the step that ended its prompt: no step tells what a token costs.
-        let one_token = counted.generated_tokens > 0 && live.decode_rows == 0;
+        let one_token = counted.generated_tokens > 0 && live.decode_tokens == 0;
         let computed = counted.prompt_tokens - counted.cached_tokens;
         let completed = Completed {
             prefill_tokens: if one_token { 0 } else { computed as u64 },
-            decode_tokens: live.decode_rows as u64,
+            decode_tokens: live.decode_tokens as u64,
             throttled: self.pacing.throttled(),
         };
         let tokens_below_resolution = live.job.stream && self.ledger.resolves_tokens(live.key) == Some(false);

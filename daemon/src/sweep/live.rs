@@ -118,6 +118,8 @@ fn answer(
         sampling: Sampling::default(),
         max_tokens: Some(amount.answer_tokens),
         ignore_stop_tokens: true,
+        // What it measures is a token a row.
+        speculate: false,
         ..Generate::default()
     });
     // The same prompt every time, and it is to be computed.

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::slot::{Generation, Work};
+use super::speculate::{self, Drafter};
 use super::{Engine, LOGIT_CHUNK, Phase, Share, Step};
 use crate::head::Head;
 use crate::sampler::Need;
@@ -48,6 +49,7 @@ pub(super) struct Batch {
 impl Engine<'_> {
     /// Chooses the rows of the next step: decoding requests first, then prompts and label tries in turn.
     pub(super) fn collect(&mut self) -> Batch {
+        self.draft();
         let mut batch = Batch::default();
         let (slots, turn) = (self.slots.len(), self.turn);
         for decoding in [true, false] {
@@ -58,6 +60,35 @@ impl Engine<'_> {
             }
         }
         batch
+    }
+
+    /// Drafts tokens for the texts of the next step, if it has no other rows.
+    fn draft(&mut self) {
+        let Self { slots, tokenizer, options, costs, rows, .. } = self;
+        let mut drafters = heapless::Vec::new();
+        let (mut writing, mut reading) = (0, 0);
+        for slot in slots.iter_mut() {
+            let Some(live) = &mut slot.live else { continue };
+            let is_writing = live.decoding();
+            *(if is_writing { &mut writing } else { &mut reading }) += 1;
+            let (known, written) = (live.known, live.usage.generated_tokens);
+            if let Work::Generate(generation) = &mut live.work
+                && let Some(expectation) = &mut generation.expectation
+            {
+                expectation.drop_draft();
+                if is_writing {
+                    // A row chooses what follows the last token of a draft, and that must be within the limit.
+                    let room = generation.limit - written - 1;
+                    let stops = if generation.ignore_stop_tokens { &[] } else { tokenizer.stop_tokens() };
+                    // One entry a slot at most, so it cannot be full.
+                    let _ = drafters.push(Drafter { expectation, tokens: slot.tokens, known, room, stops });
+                }
+            }
+        }
+        if reading == 0 {
+            let most = options.draft_tokens.min(rows.len() - writing);
+            speculate::draft(costs, writing, most, &mut drafters);
+        }
     }
 
     /// Adds what fits of one request.
@@ -71,8 +102,10 @@ impl Engine<'_> {
         if matches!(live.work, Work::Logits) {
             budget = budget.min(LOGIT_CHUNK - batch.logit_chunk);
         }
-        while live.done < live.known && batch.rows - first < budget {
-            let last = live.done + 1 == live.known;
+        let end = live.known + live.drafted();
+        live.usage.drafted_tokens += end - live.known;
+        while live.done < end && batch.rows - first < budget {
+            let last = live.done + 1 >= live.known;
             if !last && !matches!(live.work, Work::Logits) && self.cache.is_computed(index, live.done) {
                 // By another request of this step at the latest: a layer stores all keys before any row looks at them.
                 (live.done, live.usage.cached_tokens) = (live.done + 1, live.usage.cached_tokens + 1);
@@ -120,7 +153,7 @@ impl Engine<'_> {
             let label_rows = batch.wants - wants_before - head_rows;
             let config = &self.model.config;
             let work = rows as u64 * config.ternary_weights() + seen * config.attention_products();
-            let share = Share { key: live.key, phase, rows, work, head_rows, label_rows };
+            let share = Share { key: live.key, phase, rows, choices: 0, work, head_rows, label_rows };
             // One entry a slot at most, so it cannot be full.
             let _ = batch.step.shares.push(share);
         }

@@ -8,6 +8,7 @@ mod batch;
 mod choice;
 mod request;
 mod slot;
+mod speculate;
 mod step;
 
 use tern_kernels::KernelSet;
@@ -29,6 +30,8 @@ pub(crate) use batch::Want;
 pub use choice::MOST_LOGPROBS;
 pub use request::{Event, Finish, Generate, Goal, Phase, Piece, Refusal, Request, Share, Spans, Usage};
 use slot::{Live, Slot, Work};
+use speculate::Costs;
+pub use speculate::MOST_DRAFTS;
 
 /// Rows of logits that a step gives to requests for logits, beside those of generating ones.
 pub(crate) const LOGIT_CHUNK: usize = 8;
@@ -74,6 +77,8 @@ pub struct Engine<'a> {
     clock: Option<fn() -> u64>,
     /// Whether what one request computed serves others.
     keeps_prefixes: bool,
+    /// Of steps that write text.
+    costs: Costs,
 }
 
 impl core::fmt::Debug for Engine<'_> {
@@ -131,6 +136,7 @@ impl<'a> Engine<'a> {
             turn: 0,
             clock: None,
             keeps_prefixes: true,
+            costs: Costs::new(),
             probabilities: arena.take(options.labels)?,
             rows: arena.take(rows)?,
             branches: arena.take(rows * MAX_DEPTH)?,

@@ -41,7 +41,7 @@ pub enum Goal<'r> {
 }
 
 /// How text is to be generated; greedily and as far as the context goes where nothing is said.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Generate<'r> {
     /// How to choose tokens.
     pub sampling: Sampling,
@@ -54,6 +54,21 @@ pub struct Generate<'r> {
     /// Tell the log probability of every token, and of so many alternatives; at most
     /// [`MOST_LOGPROBS`](super::MOST_LOGPROBS).
     pub logprobs: Option<usize>,
+    /// Try tokens ahead where that is likely to be quicker; the text is the same to the bit.
+    pub speculate: bool,
+}
+
+impl Default for Generate<'_> {
+    fn default() -> Self {
+        Generate {
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stops: &[],
+            ignore_stop_tokens: false,
+            logprobs: None,
+            speculate: true,
+        }
+    }
 }
 
 /// What happened in a step to the request with this key.
@@ -127,6 +142,10 @@ pub struct Usage {
     pub generated_tokens: usize,
     /// Label-trie nodes that the model was run on.
     pub label_rows: usize,
+    /// Tokens that were tried ahead.
+    pub drafted_tokens: usize,
+    /// Those of them that came to be part of the text.
+    pub accepted_tokens: usize,
 }
 
 /// Which part of a request a share of a step belongs to.
@@ -147,6 +166,8 @@ pub struct Share {
     pub phase: Phase,
     /// Tokens that went through the layers.
     pub rows: usize,
+    /// Tokens chosen by them, one that ends the text included: fewer than rows where a draft was wrong.
+    pub choices: usize,
     /// Multiply-accumulates spent on them in the layers: ternary weights, and keys and values that they look at.
     pub work: u64,
     /// Rows of these for which logits of the whole vocabulary were bounded or computed.

@@ -2,6 +2,7 @@
 
 use crate::engine::choice::MOST_LOGPROBS;
 use crate::engine::request::{Finish, Generate, Goal, Refusal, Usage};
+use crate::engine::speculate::Expectation;
 use crate::forward::Row;
 use crate::sampler::{Rng, Sampling};
 use crate::stop::{StopFilter, TextStream};
@@ -55,9 +56,21 @@ pub(super) struct Generation {
     pub ignore_stop_tokens: bool,
     pub logprobs: Option<usize>,
     pub text: TextStream,
+    /// What is expected to follow, if tokens may be tried ahead.
+    pub expectation: Option<Expectation>,
 }
 
 impl Live {
+    /// Tokens that are tried behind the known ones.
+    pub fn drafted(&self) -> usize {
+        match &self.work {
+            Work::Generate(generation) => {
+                generation.expectation.as_ref().map_or(0, |expectation| expectation.drafted(self.known))
+            }
+            _ => 0,
+        }
+    }
+
     /// Whether the next row of this request is a generated token.
     pub fn decoding(&self) -> bool {
         self.done >= self.usage.prompt_tokens && matches!(self.work, Work::Generate(_))
@@ -79,7 +92,14 @@ impl Slot<'_> {
             |max_tokens| Refusal::ContextOverflow { prompt_tokens: prompt, max_tokens, context_tokens };
         match *goal {
             Goal::Logits => Ok((Work::Logits, prompt)),
-            Goal::Generate(Generate { sampling, max_tokens, stops, ignore_stop_tokens, logprobs }) => {
+            Goal::Generate(Generate {
+                sampling,
+                max_tokens,
+                stops,
+                ignore_stop_tokens,
+                logprobs,
+                speculate,
+            }) => {
                 sampling.check()?;
                 if let Some(found) = logprobs.filter(|found| *found > MOST_LOGPROBS) {
                     return Err(Refusal::TooManyLogprobs { found, most: MOST_LOGPROBS });
@@ -95,8 +115,17 @@ impl Slot<'_> {
                 }
                 let text = TextStream::new(StopFilter::new(stops.iter().copied())?);
                 let rng = Rng::new(sampling.seed);
-                let generation =
-                    Generation { sampling, rng, limit, at_limit, ignore_stop_tokens, logprobs, text };
+                let expectation = speculate.then(Expectation::new);
+                let generation = Generation {
+                    sampling,
+                    rng,
+                    limit,
+                    at_limit,
+                    ignore_stop_tokens,
+                    logprobs,
+                    text,
+                    expectation,
+                };
                 Ok((Work::Generate(generation), prompt + limit))
             }
             Goal::Choose { labels } => {

@@ -3,8 +3,9 @@
 use super::batch::{Batch, WANT_CHOICE, WANT_LOGITS, Want};
 use super::choice::{Choice, Logprobs};
 use super::slot::{Live, Work};
-use super::{Engine, Event, Finish, Spans, Step};
+use super::{Engine, Event, Finish, Phase, Spans, Step};
 use crate::constraint::{Constraint, Free, Progress};
+use crate::forward::Row;
 use crate::head::{self, Head};
 
 impl Engine<'_> {
@@ -32,10 +33,14 @@ impl Engine<'_> {
         for want in 0..batch.wants {
             let want = self.wants[want];
             if want.node >= WANT_CHOICE {
-                self.deliver_logits(want, constraint, &mut events);
+                self.deliver_logits(want, &mut batch.step, constraint, &mut events);
             }
         }
         let heads_ns = self.clock_ns();
+        let is_writing = batch.step.shares.iter().all(|share| share.phase == Phase::Decode);
+        if is_writing && self.clock.is_some() {
+            self.costs.note(batch.rows, heads_ns.saturating_sub(began_ns));
+        }
         for want in 0..batch.wants {
             let Want { row, slot, node, .. } = self.wants[want];
             if node < WANT_CHOICE {
@@ -100,6 +105,7 @@ impl Engine<'_> {
     fn deliver_logits(
         &mut self,
         want: Want,
+        step: &mut Step,
         constraint: &mut dyn Constraint,
         events: &mut impl FnMut(u64, Event<'_>),
     ) {
@@ -111,10 +117,21 @@ impl Engine<'_> {
             events(key, Event::Logits { position, logits });
             return;
         }
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        let Row { token, position, .. } = self.rows[row as usize];
+        if position as usize + 1 != live.known || slot.tokens[position as usize] != token {
+            // A draft that came to nothing.
+            live.done = live.known - 1;
+            return;
+        }
         let choice = self.choose(want, constraint);
         let slot = &mut self.slots[index];
         let Some(live) = &mut slot.live else { return };
-        let key = live.key;
+        let (key, is_drafted) = (live.key, live.drafted() > 0);
+        if let Some(share) = step.shares.iter_mut().find(|share| share.key == key) {
+            share.choices += 1;
+        }
         let Work::Generate(generation) = &mut live.work else { return };
         let text = &mut generation.text;
         let is_stop = |id| !generation.ignore_stop_tokens && self.tokenizer.stop_tokens().contains(&id);
@@ -128,6 +145,7 @@ impl Engine<'_> {
             finish = Some(Finish::StopToken);
         } else if let Some(Choice { id, logprobs }) = choice {
             live.usage.generated_tokens += 1;
+            live.usage.accepted_tokens += usize::from(is_drafted && slot.tokens[live.known] == id);
             if let Some(Logprobs { chosen, top }) = &logprobs {
                 events(key, Event::Logprobs { chosen: *chosen, top });
             }
@@ -142,6 +160,9 @@ impl Engine<'_> {
             } else {
                 slot.tokens[live.known] = id;
                 live.known += 1;
+                if let Some(expectation) = &mut generation.expectation {
+                    expectation.follow(&slot.tokens[..live.known]);
+                }
             }
         }
         if let Some(reason) = finish {

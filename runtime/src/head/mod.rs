@@ -13,7 +13,7 @@ use tern_kernels::KernelSet;
 use tern_kernels::planes::{padded_cols, split};
 
 use crate::arena::{Arena, slice_bytes};
-use crate::engine::LOGIT_CHUNK;
+use crate::engine::{LOGIT_CHUNK, MOST_DRAFTS};
 use crate::error::LoadError;
 use crate::forward::Machine;
 use crate::kv_cache::MAX_SLOTS;
@@ -84,7 +84,7 @@ impl Head<'_> {
 }
 
 /// The most states that a step has.
-const MOST_STATES: usize = MAX_SLOTS + LOGIT_CHUNK;
+const MOST_STATES: usize = MAX_SLOTS + if LOGIT_CHUNK > MOST_DRAFTS { LOGIT_CHUNK } else { MOST_DRAFTS };
 
 /// What turning states into logits needs beside the states.
 #[derive(Debug)]

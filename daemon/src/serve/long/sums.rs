@@ -43,12 +43,11 @@ impl Sums {
         sum.generated_tokens += usage.generated_tokens;
         sum.label_rows += usage.label_rows;
         sum.cached_tokens = sum.cached_tokens.zip(usage.cached_tokens).map(|(sum, part)| sum + part);
+        sum.drafted_tokens = joined(sum.drafted_tokens, usage.drafted_tokens, |sum, part| sum + part);
+        sum.accepted_tokens = joined(sum.accepted_tokens, usage.accepted_tokens, |sum, part| sum + part);
         sum.prefill_ms += usage.prefill_ms;
         sum.decode_ms += usage.decode_ms;
-        sum.paced_ms = match (sum.paced_ms, usage.paced_ms) {
-            (Some(sum), Some(part)) => Some(sum + part),
-            (sum, part) => sum.or(part),
-        };
+        sum.paced_ms = joined(sum.paced_ms, usage.paced_ms, |sum, part| sum + part);
         self.prompt_rows += usage.prompt_tokens_per_second.unwrap_or(0.0) * usage.prefill_ms;
         self.decoded_rows += usage.generated_tokens_per_second.unwrap_or(0.0) * usage.decode_ms;
         let waited = Duration::from_secs_f64((usage.queue_ms / 1e3).max(0.0));
@@ -81,6 +80,14 @@ impl Sums {
         energy.sample_hz = energy.sample_hz.map(thousandths);
         energy.window_ms = thousandths(energy.window_ms);
         (usage, energy)
+    }
+}
+
+/// The sum of what there is; `None` if there is nothing of either.
+fn joined<T>(sum: Option<T>, part: Option<T>, add: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (sum, part) {
+        (Some(sum), Some(part)) => Some(add(sum, part)),
+        (sum, part) => sum.or(part),
     }
 }
 

@@ -53,11 +53,17 @@ fn finish_reason(finish: Finish) -> &'static str {
 }
 
 fn usage(usage: &Usage) -> Value {
+    let (drafted, accepted) = (usage.drafted_tokens.unwrap_or(0), usage.accepted_tokens.unwrap_or(0));
     json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.generated_tokens,
         "total_tokens": usage.prompt_tokens + usage.generated_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens.unwrap_or(0)},
+        // Drafts of the daemon's own, in the words for those that a client sends.
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": drafted.saturating_sub(accepted),
+        },
     })
 }
 

@@ -46,6 +46,12 @@ pub fn render(service: &Service) -> String {
     page.family(name, "counter", "Of the prompts' tokens, those that were kept and not computed again.");
     page.sample(name, &[], tokens.cached.unwrap_or(0));
 
+    let name = "tern_draft_tokens_total";
+    page.family(name, "counter", "Tokens tried ahead in answered requests, by what came of them.");
+    let (drafted, accepted) = (tokens.drafted.unwrap_or(0), tokens.accepted.unwrap_or(0));
+    page.sample(name, &[("outcome", "accepted")], accepted);
+    page.sample(name, &[("outcome", "rejected")], drafted.saturating_sub(accepted));
+
     let name = "tern_request_duration_seconds";
     page.family(name, "histogram", "Time of answered requests from their coming to their answer.");
     for way in Way::ALL {
