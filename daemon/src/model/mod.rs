@@ -322,6 +322,7 @@ mod tests {
             batch_rows: Some(8),
             no_pack: false,
             head: None,
+            draft_tokens: Some(3),
             kv: Some(KvType::F32),
             ..EngineChoice::default()
         });
