@@ -324,7 +324,7 @@ mod tests {
         let amount = Amount { prompt_tokens: 100, generate_tokens: 100, sequences: 1, repeats: 2 };
         with_engine(&choice, |engine, _| {
             let found = measure(engine, &set, amount, || ()).expect("room for it");
-            assert_eq!((found.tokens, found.prompt_tokens), (27, 35));
+            assert_eq!((found.tokens, found.prompt_tokens), (26, 34));
             assert!(found.steps < found.tokens && found.accepted > 5, "{found:?}");
             assert!(found.accepted <= found.drafted && found.changed <= 2, "{found:?}");
             let refused = measure(engine, &set, Amount { prompt_tokens: 3, ..amount }, || ());
