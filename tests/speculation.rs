@@ -274,7 +274,11 @@ fn drafts_stay_within_every_limit() {
             assert_eq!(serve(engine, &mut Free, &tokens(&prompt), goal).events, full.events);
             let rest = serve(engine, &mut Free, &tokens(&written), goal);
             assert_eq!(rest.ids, full.ids[20..]);
-            assert!(rest.finish.is_some_and(|(_, usage)| usage.cached_tokens > prompt.len()), "{:?}", rest.finish);
+            assert!(
+                rest.finish.is_some_and(|(_, usage)| usage.cached_tokens > prompt.len()),
+                "{:?}",
+                rest.finish
+            );
         }
     });
 }
