@@ -357,10 +357,10 @@ fn a_missing_pre_tokenizer_is_repaired_and_another_one_refused() {
     let (expected, repaired) = encode(&fixture(TINY));
     assert!(!repaired, "the fixture declares it");
     assert_eq!(encode(&Variant { pre: None, ..SAME }.write(folder.path(), "none")), (expected, true));
-    let other = Variant { pre: Some("gpt-2"), ..SAME }.write(folder.path(), "other");
+    let other = Variant { pre: Some("tekken"), ..SAME }.write(folder.path(), "other");
     let file = MappedFile::open(&other).expect("just written");
     let error = Tokenizer::plan(&Gguf::parse(file.bytes()).expect("a good file"));
-    assert_eq!(error, Err(LoadError::Pretokenizer { found: "gpt-2".into() }));
+    assert_eq!(error, Err(LoadError::Pretokenizer { found: "tekken".into() }));
 }
 
 #[test]
