@@ -40,6 +40,14 @@ impl HttpDaemon {
         HttpDaemon::configured("", &format!("{config}\n[model]\n{model}\n"))
     }
 
+    /// A daemon of this model.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn of_model(model: &Path) -> Self {
+        HttpDaemon::configured("", &format!("[model]\npath = '{}'\n", model.display()))
+    }
+
     fn configured(http: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("h.sock");

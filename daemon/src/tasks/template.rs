@@ -205,10 +205,12 @@ impl Template {
                 jiff::fmt::strtime::format(&form, &jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC));
             date.map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
         });
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| match failure(&error) {
-            TemplateError::Failed { line, reason } => TemplateError::Syntax { line, reason },
-            other => other,
-        })?;
+        environment.add_template_owned(NAME, without_training_marks(source)).map_err(
+            |error| match failure(&error) {
+                TemplateError::Failed { line, reason } => TemplateError::Syntax { line, reason },
+                other => other,
+            },
+        )?;
         let markers = Arc::new(Markers::new(markers));
         let this = Self { environment: Arc::new(environment), source: source.into(), tokens, markers };
         let trial = this.render(&[Message { role: Role::User, content: "x".into() }])?;
@@ -254,6 +256,17 @@ impl Template {
         let text = String::from_utf8_lossy(&out.bytes);
         guards.take_apart(&text)
     }
+}
+
+/// Without the tags that say, for training, which text is the model's: they write nothing.
+fn without_training_marks(source: &str) -> String {
+    let mut source = source.to_owned();
+    for (tag, instead) in [("generation", "if true"), ("endgeneration", "endif")] {
+        for (open, close) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
+            source = source.replace(&format!("{open} {tag} {close}"), &format!("{open} {instead} {close}"));
+        }
+    }
+    source
 }
 
 /// What a failure of the engine means.

@@ -87,7 +87,7 @@ fn what_fails_says_where() {
         other => panic!("{source}: {other:?}"),
     };
     assert_eq!(line("a\n{% for m in %}"), 2);
-    assert_eq!(line("a\nb\n{% generation %}"), 3);
+    assert_eq!(line("a\nb\n{% nonsense %}"), 3);
     assert_eq!(line("a\n{{ unknown_function() }}"), 2);
     assert_eq!(line("\n\n{{ messages | unknown_filter }}"), 3);
     assert_eq!(line("{{ messages[0].x.y }}"), 1);
@@ -111,6 +111,13 @@ fn a_template_may_refuse() {
     let (text, _) =
         joined(&template.render(&messages(&[(Role::User, " b ")])).expect("it takes that")).clone();
     assert_eq!(text, "<s>b</s>");
+}
+
+#[test]
+fn marks_for_training_write_nothing() {
+    let source = "{% for m in messages %}{%- generation -%} {{ m.content }} {% endgeneration %}{% endfor %}";
+    let segments = template(source).expect("sound").render(&messages(&[(Role::User, "b")]));
+    assert_eq!(joined(&segments.expect("renders")).0, "b ");
 }
 
 #[test]
