@@ -42,9 +42,27 @@ pub struct Request<F: Storage> {
     pub deadline_ms: Option<u32>,
     /// Spend no more than this, by the daemon's meter; refused where there is none.
     pub max_joules: Option<f64>,
+    /// How it goes beside others that wait; the task's own without it.
+    pub priority: Option<Priority>,
 }
 
-serialize_present!(Request { id; task, ask, generate, chat, cancel, status, text, stream, deadline_ms, max_joules });
+serialize_present!(Request {
+    id;
+    task, ask, generate, chat, cancel, status, text, stream, deadline_ms, max_joules, priority
+});
+
+/// How a request goes beside others that wait. One that has waited long goes like one of a higher priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// When nothing else is to be done, and not while power or heat are short.
+    Low,
+    /// In turn.
+    #[default]
+    Normal,
+    /// Before others.
+    High,
+}
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -94,6 +112,7 @@ impl<F: Storage> Request<F> {
             stream: false,
             deadline_ms: None,
             max_joules: None,
+            priority: None,
         }
     }
 
@@ -236,6 +255,9 @@ pub struct Limits {
     /// Joules of a request that says nothing of its own. Not in frames, where a request says it.
     #[serde(default, with = "crate::named")]
     pub max_joules: Option<f64>,
+    /// Priority of a request that says nothing of its own. Not in frames, where a request says it.
+    #[serde(default, with = "crate::named")]
+    pub priority: Option<Priority>,
 }
 
 /// How tokens are chosen; what is not given is greedy and plain.

@@ -11,7 +11,7 @@ use tern_protocol::answer::{
 };
 use tern_protocol::frame::{decode, decode_all, encode};
 use tern_protocol::json::Json;
-use tern_protocol::request::{Ask, Chat, Example, Generate, Kind, Limits, Message, Role, Sampling};
+use tern_protocol::request::{Ask, Chat, Example, Generate, Kind, Limits, Message, Priority, Role, Sampling};
 use tern_protocol::storage::Fixed;
 use tern_protocol::{Answer, Request};
 
@@ -76,6 +76,7 @@ fn requests_for_decisions_are_pinned() {
 fn a_request_with_a_budget_of_joules_is_pinned() {
     let thrifty = || Request { task: Some(text("t")), text: Some(text("x")), ..request("f") };
     pinned("thrifty", Request { max_joules: Some(0.75), ..thrifty() });
+    pinned("patient", Request { priority: Some(Priority::Low), ..thrifty() });
     // Frames have no place for the joules of a task's limits, and are the same with them.
     let asked = |max_joules| Request::<Small> {
         ask: Some(Ask {

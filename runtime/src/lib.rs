@@ -28,6 +28,10 @@
 #[cfg(target_endian = "big")]
 compile_error!("model files are little-endian and are used as they are mapped; this target is big-endian");
 
+/// Version of the arithmetic: it goes up with every change that gives a cell of the key/value cache other bits, so that
+/// nobody goes on with those of an older program.
+pub const NUMERICS: u32 = 1;
+
 pub mod arena;
 mod attention;
 pub mod constraint;

@@ -61,8 +61,9 @@ NO, YES = b"\0", b"\x01"
 
 
 def request(id, task=NO, ask=NO, generate=NO, chat=NO, cancel=NO, status=NO, given=NO, stream=NO, deadline_ms=NO,
-            max_joules=NO):
-    return text(id) + task + ask + generate + chat + cancel + status + given + stream + deadline_ms + max_joules
+            max_joules=NO, priority=NO):
+    return (text(id) + task + ask + generate + chat + cancel + status + given + stream + deadline_ms + max_joules
+            + priority)
 
 
 def usage(prompt, generated, rows, queue, prefill, decode, prompt_rate, generated_rate):
@@ -100,6 +101,7 @@ GOLDEN = {
     "chat": request("d", chat=some(items([number(0) + text("Be brief."), number(1) + text("Hello")]) + some(number(8))
                                    + NO + NO + NO)),
     "thrifty": request("f", task=some(text("t")), given=some(text("x")), max_joules=some(double(0.75))),
+    "patient": request("f", task=some(text("t")), given=some(text("x")), priority=some(number(0))),
     "cancel": request("9", cancel=some(text("7"))),
     "status": request("8", status=YES),
     "decision": (number(0) + text("a") + some(text("usb")) + single(0.75) + NO

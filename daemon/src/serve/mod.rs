@@ -16,6 +16,7 @@ pub mod long;
 pub mod meters;
 pub mod pace;
 pub mod pacing;
+mod prefixes;
 pub mod queue;
 pub mod report;
 pub mod requester;
@@ -25,6 +26,7 @@ pub mod spending;
 pub mod state;
 mod submit;
 pub mod tokenizing;
+mod turns;
 pub mod worker;
 
 use std::error::Error;
@@ -61,6 +63,7 @@ use climate::Climate;
 use long::{LongTexts, Surroundings};
 use meters::Meters;
 use pacing::{BudgetError, Pacing};
+use prefixes::Prefixes;
 use queue::Queue;
 use service::Service;
 use spending::Budgets;
@@ -239,7 +242,10 @@ impl Server {
             .map(|meter| meters::steadily_read(meter, origin))
             .transpose()
             .map_err(ServeError::Thread)?;
-        let (engine, ready) = start_engine(config, model, Sensors { meter, root, origin }, &queue)?;
+        let names: Vec<String> = tasks.names().map(str::to_owned).collect();
+        let tasks = Arc::new(CurrentTasks::new(tasks));
+        let sensors = Sensors { meter, root, origin };
+        let (engine, ready) = start_engine(config, model, sensors, &queue, &tasks)?;
         let Ready { opened, form, slots } = ready;
         let facts = Facts {
             model: opened.title().to_owned(),
@@ -249,13 +255,13 @@ impl Server {
             budgets,
         };
         let state = Arc::new(State::new(facts));
-        state.daybook.open().set_tasks(tasks.names());
+        state.daybook.open().set_tasks(names.iter().map(String::as_str));
         let keeper = config.energy.record.keep(&state);
         let limits = config.limits.clone();
         let service = Arc::new(Service {
             queue: Arc::clone(&queue),
             state: Arc::clone(&state),
-            current_tasks: CurrentTasks::new(tasks),
+            current_tasks: tasks,
             form,
             limits,
             clients: AtomicU64::new(0),
@@ -321,10 +327,11 @@ fn start_engine(
     model: &ModelChoice,
     Sensors { meter, root, origin }: Sensors,
     queue: &Arc<Queue>,
+    tasks: &Arc<CurrentTasks>,
 ) -> Result<(EngineThread, Ready), ServeError> {
     let (model, long_texts) = (config.model_choice(model), config.limits.long_texts);
     let section = config.energy.clone();
-    let queue = Arc::clone(queue);
+    let (queue, tasks) = (Arc::clone(queue), Arc::clone(tasks));
     let (tell, told) = mpsc::sync_channel(1);
     let (go, gone) = mpsc::sync_channel::<Arc<State>>(1);
     let thread = std::thread::Builder::new()
@@ -340,6 +347,10 @@ fn start_engine(
                 if tell.send(Ok(ready)).is_ok()
                     && let Ok(state) = gone.recv()
                 {
+                    let folder = crate::state::folder().map(|folder| folder.join("prefixes"));
+                    let prefixes = folder.and_then(|folder| {
+                        Prefixes::new(folder, &opened.path, engine, Arc::clone(&form), tasks)
+                    });
                     let ledger = Ledger::new(meter, origin.elapsed());
                     let pacing = Pacing::new(&section, Climate::new(root));
                     let metering = Metering { ledger, pacing, origin };
@@ -351,7 +362,7 @@ fn start_engine(
                         prompt_bytes: options.prompt_bytes,
                     };
                     let long = LongTexts::new(around, long_texts);
-                    Worker::new(engine, &queue, &state, long, metering, pulse).run();
+                    Worker::new(engine, &queue, &state, long, metering, pulse).keeping(prefixes).run();
                 }
             });
             if let Err(error) = outcome {

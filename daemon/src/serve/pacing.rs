@@ -197,6 +197,11 @@ impl Pacing {
         self.governor.step(began, before_uj, now, uj);
     }
 
+    /// Whether power or heat holds the engine back at the moment.
+    pub fn is_slowed(&self) -> bool {
+        self.slowed_by.is_some()
+    }
+
     /// Why a request takes longer than it would, for its client; nothing if it does not.
     pub fn told(&self) -> Option<String> {
         let why = match self.slowed_by? {

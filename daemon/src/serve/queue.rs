@@ -1,11 +1,14 @@
-//! Requests that wait for the engine: bounded, in turn by client, with deadlines.
+//! Requests that wait for the engine: bounded, with deadlines, in the order of [`turns`](super::turns).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tern_protocol::request::Priority;
+
 use super::requester::{ClientId, Requester};
 use super::tokenizing::Tokenizing;
+use super::turns::{InLine, Turns};
 use crate::grammar::Grammar;
 use crate::tasks::prompt::Prompt;
 use crate::tasks::{Answering, Task};
@@ -33,6 +36,26 @@ pub struct Job {
     pub deadline: Option<(Instant, Duration)>,
     /// Joules that it may cost.
     pub max_joules: Option<f64>,
+    /// How it goes beside others.
+    pub priority: Priority,
+}
+
+impl InLine for Box<Job> {
+    fn client(&self) -> ClientId {
+        self.session.turn()
+    }
+
+    fn task(&self) -> Option<&str> {
+        self.task_name()
+    }
+
+    fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    fn since(&self) -> Instant {
+        self.queued_at
+    }
 }
 
 /// What is wanted of a prompt.
@@ -115,9 +138,10 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Jobs by client; the client in front is next, and goes to the back when one of its jobs was taken.
-    turns: VecDeque<(ClientId, VecDeque<Box<Job>>)>,
+    turns: Turns<Box<Job>>,
     waiting: usize,
+    /// Of these, those that are not to be taken for now.
+    deferred: usize,
     notices: VecDeque<Notice>,
     stop_by: Option<Instant>,
     /// The engine's thread has ended.
@@ -148,29 +172,22 @@ impl Queue {
             let waiting = state.waiting;
             return Err((job, PushError::Full { waiting }));
         }
-        let client = job.session.turn();
-        match state.turns.iter_mut().find(|(id, _)| *id == client) {
-            Some((_, jobs)) if jobs.len() >= self.client_capacity => {
-                let waiting = jobs.len();
-                return Err((job, PushError::ClientFull { waiting }));
-            }
-            Some((_, jobs)) => jobs.push_back(job),
-            None => state.turns.push_back((client, VecDeque::from([job]))),
+        let waiting = state.turns.of_client(job.session.turn());
+        if waiting >= self.client_capacity {
+            return Err((job, PushError::ClientFull { waiting }));
         }
+        state.turns.push(job);
         state.waiting += 1;
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Takes the next job: clients take turns.
-    pub fn pop(&self) -> Option<Box<Job>> {
+    /// Takes the next job; one of low priority only if it has waited for `low_after`.
+    pub fn pop(&self, low_after: Duration) -> Option<Box<Job>> {
         let mut state = self.state();
-        let (client, mut jobs) = state.turns.pop_front()?;
-        let job = jobs.pop_front();
-        if !jobs.is_empty() {
-            state.turns.push_back((client, jobs));
-        }
+        let job = state.turns.pop(Instant::now(), low_after);
         state.waiting -= usize::from(job.is_some());
+        state.deferred = if job.is_some() { 0 } else { state.waiting };
         job
     }
 
@@ -178,30 +195,15 @@ impl Queue {
     pub fn put_back(&self, job: Box<Job>) {
         let mut state = self.state();
         state.waiting += 1;
-        let client = job.session.turn();
-        let mut jobs = match state.turns.iter().position(|(id, _)| *id == client) {
-            Some(at) => state.turns.remove(at).map(|(_, jobs)| jobs).unwrap_or_default(),
-            None => VecDeque::new(),
-        };
-        jobs.push_front(job);
-        state.turns.push_front((client, jobs));
+        state.turns.put_back(job);
     }
 
     /// Takes every waiting job that `unwanted` says is not wanted any more.
     pub fn remove(&self, unwanted: impl Fn(&Job) -> bool) -> Vec<Box<Job>> {
         let mut state = self.state();
-        let mut removed = Vec::new();
-        // Asked before every step of the engine, and mostly for nothing.
-        if !state.turns.iter().flat_map(|(_, jobs)| jobs).any(|job| unwanted(job)) {
-            return removed;
-        }
-        for (_, jobs) in &mut state.turns {
-            let (gone, kept) = std::mem::take(jobs).into_iter().partition::<Vec<_>, _>(|job| unwanted(job));
-            *jobs = kept.into();
-            removed.extend(gone);
-        }
-        state.turns.retain(|(_, jobs)| !jobs.is_empty());
+        let removed = state.turns.remove(|job| unwanted(job));
         state.waiting -= removed.len();
+        state.deferred = state.deferred.min(state.waiting);
         removed
     }
 
@@ -256,10 +258,12 @@ impl Queue {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits until there is something to do, for at most `longest`.
+    /// Waits until there is something to do, for at most `longest`; what was not to be taken when it was last asked for is
+    /// nothing to do.
     pub fn wait(&self, longest: Duration) {
-        let idle =
-            |state: &mut State| state.waiting == 0 && state.notices.is_empty() && state.stop_by.is_none();
+        let idle = |state: &mut State| {
+            state.waiting == state.deferred && state.notices.is_empty() && state.stop_by.is_none()
+        };
         let waited = self.changed.wait_timeout_while(self.state(), longest, idle);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
@@ -292,6 +296,7 @@ mod tests {
             queued_at: Instant::now(),
             deadline: None,
             max_joules: None,
+            priority: Priority::Normal,
         })
     }
 
@@ -300,7 +305,7 @@ mod tests {
     }
 
     fn order(queue: &Queue) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop().map(|job| job.id.clone())).collect()
+        std::iter::from_fn(|| queue.pop(Duration::ZERO).map(|job| job.id.clone())).collect()
     }
 
     #[test]
@@ -312,7 +317,7 @@ mod tests {
         }
         push(&queue, &modest, "x").expect("there is room");
         push(&queue, &modest, "y").expect("there is room");
-        let first = queue.pop().expect("five wait");
+        let first = queue.pop(Duration::ZERO).expect("five wait");
         assert_eq!((first.id.as_str(), queue.len()), ("a", 4));
         queue.put_back(first);
         assert_eq!(order(&queue), ["a", "x", "b", "y", "c"]);

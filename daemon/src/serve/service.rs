@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tern_protocol::answer::{Answer, Reason};
 use tern_protocol::limits::{LOGPROBS, MESSAGES};
-use tern_protocol::request::{Role, Work};
+use tern_protocol::request::{Priority, Role, Work};
 
 use super::counters::Ending;
 use super::form::{Form, Unreadable};
@@ -32,7 +32,7 @@ pub struct Service {
     /// Counters.
     pub state: Arc<State>,
     /// Tasks by name, which a reload replaces.
-    pub current_tasks: CurrentTasks,
+    pub current_tasks: Arc<CurrentTasks>,
     /// How prompts are laid out for the model.
     pub form: Arc<PromptForm>,
     /// How much may be asked for.
@@ -68,6 +68,7 @@ struct Asked {
     text: Option<String>,
     deadline_ms: Option<u32>,
     max_joules: Option<f64>,
+    priority: Option<Priority>,
 }
 
 impl Service {
@@ -193,8 +194,8 @@ impl Service {
         self.check_size(text.len(), "the text", most)?;
         let prompt = self.form.task(&task, &text);
         let text = task.long.is_some().then_some(text);
-        let (deadline_ms, max_joules) = (task.deadline_ms, task.max_joules);
-        Ok(Asked { prompt, deadline_ms, max_joules, goal: JobGoal::Task(task), text })
+        let Task { deadline_ms, max_joules, priority, .. } = *task;
+        Ok(Asked { prompt, deadline_ms, max_joules, priority, goal: JobGoal::Task(task), text })
     }
 
     fn conversation(&self, chat: &wire::Chat) -> Result<Prompt, Refused> {
@@ -238,6 +239,7 @@ impl Service {
             queued_at,
             deadline: given.map(|given| (queued_at + given, given)),
             max_joules,
+            priority: request.priority.or(asked.priority).unwrap_or_default(),
         });
         self.queue.push(job).map_err(|(_, error)| match error {
             PushError::Stopping => refused(Reason::Stopping, super::STOPPING),
@@ -297,5 +299,5 @@ fn on_text(
     }
     let logprobs = logprobs.map(|alternatives| alternatives as usize);
     let goal = JobGoal::Text(Answering::Text { sampling, stops, max_tokens, schema, logprobs });
-    Ok(Asked { prompt, goal, text: None, deadline_ms: None, max_joules: None })
+    Ok(Asked { prompt, goal, text: None, deadline_ms: None, max_joules: None, priority: None })
 }

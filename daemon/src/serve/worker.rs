@@ -1,24 +1,27 @@
 //! The one thread that runs the engine: takes jobs from the queue, runs steps, reads the meter around them, answers.
 
+mod admission;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tern_boards::energy::{Completed, Ledger, Meter};
 use tern_protocol::answer::{Answer, Cancelled, Probability, Reason};
-use tern_runtime::engine::{self, Engine, Refusal};
+use tern_runtime::engine::{self, Engine};
 
 use super::charges;
 use super::counters::{Ending, Way};
 use super::live::Live;
 use super::long::LongTexts;
 use super::pacing::Pacing;
+use super::prefixes::Prefixes;
 use super::queue::{Job, Notice, Queue};
 use super::refusal;
 use super::report;
-use super::spending::{PromptCost, told_early, told_late};
+use super::spending::{PromptCost, told_late};
 use super::state::State;
-use super::submit::{finish, reason, submit};
+use super::submit::finish;
 use crate::grammar::Rules;
 use crate::model::streaming::Streaming;
 use crate::systemd::Watchdog;
@@ -65,6 +68,8 @@ pub struct Worker<'w, 'e> {
     prompt_cost: PromptCost,
     /// And in seconds, pauses included.
     prompt_time: PromptCost,
+    /// What tasks begin with, on disk.
+    prefixes: Option<Prefixes>,
 }
 
 /// Time for the parts of a step.
@@ -102,7 +107,17 @@ impl<'w, 'e> Worker<'w, 'e> {
             pacing,
             prompt_cost: PromptCost::default(),
             prompt_time: PromptCost::default(),
+            prefixes: None,
         }
+    }
+
+    /// Takes what tasks begin with from `prefixes`, and keeps it there.
+    pub fn keeping(mut self, prefixes: Option<Prefixes>) -> Self {
+        self.prefixes = prefixes;
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.load(self.engine);
+        }
+        self
     }
 
     /// Works until the queue is stopped and the last request has ended.
@@ -142,6 +157,10 @@ impl<'w, 'e> Worker<'w, 'e> {
                 break;
             } else {
                 self.tick();
+                if let Some(prefixes) = &mut self.prefixes {
+                    prefixes.load(self.engine);
+                    prefixes.save_one(self.engine);
+                }
                 // Sums of what is said too often, which nobody else may say anything after.
                 log::logger().flush();
                 self.queue.wait(self.tick);
@@ -157,63 +176,6 @@ impl<'w, 'e> Worker<'w, 'e> {
         self.pacing.tick(now, &mut self.ledger);
         self.state.set_energy(&self.ledger);
         self.state.daybook.open().settle(&self.ledger, now);
-    }
-
-    /// Moves jobs from the queue into the engine as long as it takes them.
-    fn admit(&mut self) {
-        while self.engine.live() < self.engine.options().slots {
-            let Some(mut job) = self.queue.pop() else { return };
-            let key = self.next_key;
-            match submit(self.engine, key, &job) {
-                // The engine has memory again when something that runs has ended.
-                Err(Refusal::Busy { .. }) if !self.live.is_empty() => return self.queue.put_back(job),
-                Err(Refusal::ContextOverflow { .. } | Refusal::PromptTooLong { .. })
-                    if job.text.is_some() =>
-                {
-                    self.long.begin(job);
-                }
-                Err(refused) => {
-                    let (client, request) = (job.session.id(), &*job.id);
-                    log::debug!(tern_client = client, tern_request = request; "client {client}: request refused: {refused}");
-                    self.state.count(job.session.way(), Ending::Refused);
-                    job.session.send(&refusal(Some(job.id), reason(&refused), refused.to_string()));
-                }
-                Ok(()) => {
-                    self.next_key += 1;
-                    if let Some((reason, message)) = self.unaffordable(key, &job) {
-                        self.engine.cancel(key);
-                        self.state.count(job.session.way(), Ending::Refused);
-                        job.session.send(&refusal(Some(job.id), reason, message));
-                        continue;
-                    }
-                    if let Some(grammar) = job.grammar.take() {
-                        self.rules.add(key, grammar);
-                    }
-                    let label = self.state.daybook.open().label(job.task_name());
-                    self.live.push(Live::new(key, job, label));
-                }
-            }
-        }
-    }
-
-    /// What to tell a client whose prompt would cost more joules than it may, or more time than it has at this pace.
-    fn unaffordable(&self, key: u64, job: &Job) -> Option<(Reason, String)> {
-        let tokens = self.engine.prompt_left(key)?;
-        let joules = self.prompt_cost.least(tokens).zip(job.max_joules);
-        if let Some((least_joules, max_joules)) = joules.filter(|(least, most)| least > most) {
-            return Some((Reason::Energy, told_early(tokens, least_joules, max_joules)));
-        }
-        let (by, given) = job.deadline?;
-        let (why, least_s) = self.pacing.told().zip(self.prompt_time.least(tokens))?;
-        let is_late = least_s > by.saturating_duration_since(Instant::now()).as_secs_f64();
-        let given_ms = given.as_millis();
-        is_late.then(|| {
-            let message = format!(
-                "the {tokens} tokens to read take at least {least_s:.1} s, and the deadline is {given_ms} ms: {why}; \
-                 give it more time or send less"
-            );
-            (Reason::Deadline, message)
-        })
     }
 
     /// Holds still for a while if the pace says so; says whether it did.

@@ -79,6 +79,24 @@ impl Prompt {
         self.parts.iter().map(tokens).sum()
     }
 
+    /// Its tokens, just as the engine reads them.
+    pub fn ids(&self, tokenizer: &Tokenizer<'_>) -> Vec<u32> {
+        let (mut ids, mut scratch, mut room) = (Vec::new(), Vec::new(), Vec::new());
+        for part in &self.parts {
+            match part {
+                Part::Token(id) => ids.push(*id),
+                Part::Text(text) => {
+                    // A token has a byte at least.
+                    room.resize(text.len(), 0);
+                    scratch.resize(Tokenizer::scratch_words(text.len()), 0);
+                    let found = tokenizer.encode(text, Special::Plain, &mut scratch, &mut room);
+                    ids.extend_from_slice(&room[..found.unwrap_or(0)]);
+                }
+            }
+        }
+        ids
+    }
+
     /// Bytes of its longest text.
     pub fn longest_text_bytes(&self) -> usize {
         let bytes = |part: &Part| match part {

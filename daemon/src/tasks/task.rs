@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use tern_protocol::limits::SCORE_STEPS;
-use tern_protocol::request::{Kind, Limits, Long};
+use tern_protocol::request::{Kind, Limits, Long, Priority};
 use tern_runtime::sampler::{Sampling, SamplingError};
 
 use super::answer::Reading;
@@ -35,6 +35,8 @@ pub struct Task {
     pub deadline_ms: Option<u32>,
     /// Joules of requests that name none, where the task says.
     pub max_joules: Option<f64>,
+    /// Priority of requests that name none, where the task says.
+    pub priority: Option<Priority>,
     /// What comes out.
     pub answering: Answering,
     /// How a text longer than the context is worked on; `None` if it is refused.
@@ -299,6 +301,7 @@ impl Task {
             text_bytes: limits.text_bytes.map(|bytes| bytes as usize),
             deadline_ms: limits.deadline_ms,
             max_joules: limits.max_joules,
+            priority: limits.priority,
             answering,
             long,
         })

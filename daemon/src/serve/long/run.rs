@@ -262,6 +262,7 @@ impl<'r> Run<'r> {
             queued_at: Instant::now(),
             deadline: self.job.deadline,
             max_joules: self.joules_left(),
+            priority: self.job.priority,
         };
         match self.around.queue.push(Box::new(job)) {
             Ok(()) => Ok(true),

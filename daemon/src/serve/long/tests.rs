@@ -116,6 +116,7 @@ impl Bench {
             queued_at: Instant::now(),
             deadline: None,
             max_joules: None,
+            priority: tern_protocol::request::Priority::Normal,
         })
     }
 
@@ -144,7 +145,7 @@ impl Bench {
             self.queue.wait(Duration::from_millis(20));
             self.measure();
             assert!(self.queue.len() <= 2, "more parts wait than the engine has slots");
-            if let Some(job) = self.queue.pop() {
+            if let Some(job) = self.queue.pop(Duration::ZERO) {
                 assert!(tokens(&job) + 10 <= CONTEXT, "a part of {} tokens", tokens(&job));
                 return job;
             }
@@ -161,7 +162,7 @@ impl Bench {
         while !self.is_over() {
             self.queue.wait(Duration::from_millis(1));
             self.measure();
-            while let Some(job) = self.queue.pop() {
+            while let Some(job) = self.queue.pop(Duration::ZERO) {
                 let text = text_of(&job);
                 match deed(&text) {
                     Deed::Say(said) => job.session.send(&answer(&job, said)),
@@ -348,7 +349,7 @@ fn parts_wait_for_room_in_the_queue_until_the_deadline() {
     let late = bench.received();
     assert_eq!((&late["code"], &late["reason"]), (&json!(408), &json!("deadline")));
     assert!(late["message"].as_str().is_some_and(|message| message.contains("300 ms ran out")), "{late}");
-    assert_eq!(bench.queue.pop().map(|job| job.id), Some("other".into()));
+    assert_eq!(bench.queue.pop(Duration::ZERO).map(|job| job.id), Some("other".into()));
 }
 
 #[test]

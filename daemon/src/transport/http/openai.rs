@@ -244,6 +244,7 @@ pub fn read(shape: Shape, mut fields: Fields) -> Result<Wanted, ApiError> {
         stream: stream.unwrap_or(false),
         deadline_ms: fields.take("deadline_ms")?,
         max_joules: fields.take("max_joules")?,
+        priority: fields.take("priority")?,
         ..Request::new("0".into())
     };
     match shape {
