@@ -176,6 +176,8 @@ mod tests {
         task: String,
         priority: Priority,
         since: Instant,
+        /// Requests of its client and task before it.
+        ahead: usize,
     }
 
     impl InLine for Asked {
@@ -194,7 +196,7 @@ mod tests {
     }
 
     fn asked(client: ClientId, task: &str, priority: Priority, since: Instant) -> Asked {
-        Asked { client, task: task.into(), priority, since }
+        Asked { client, task: task.into(), priority, since, ahead: 0 }
     }
 
     #[test]
@@ -236,50 +238,55 @@ mod tests {
         assert_eq!(turns.pop(now, Duration::ZERO), Some(first));
     }
 
-    /// Serves random requests of `clients` one every `service`; returns the longest wait and what each client got of each
-    /// task.
-    fn schedule(seed: u64, clients: u64, most: usize) -> (Duration, BTreeMap<(ClientId, String), usize>) {
+    const TASKS: [&str; 3] = ["a", "b", "c"];
+
+    /// Serves random requests of `clients`, one at a time, and checks how long each waited; returns what each client got of
+    /// each task.
+    fn schedule(seed: u64, clients: u64) -> BTreeMap<(ClientId, String), usize> {
         const SERVICE: Duration = Duration::from_millis(500);
         let mut random = Random::new(seed);
-        let begin = Instant::now();
-        let (mut turns, mut now) = (Turns::default(), begin);
-        let (mut longest, mut served) = (Duration::ZERO, BTreeMap::new());
+        let (mut turns, mut now) = (Turns::<Asked>::default(), Instant::now());
+        let mut served = BTreeMap::new();
         for round in 0..4000 {
             // More than can be served comes for most of the time, and of the highest priority most of all.
-            while round < 3500 && turns.iter().count() < most {
+            while round < 3500 && turns.iter().count() < 30 {
                 let client = 1 + u64::from(random.below(clients as u32));
-                let task = ["a", "b", "c"][random.below(3) as usize];
+                let task = TASKS[random.below(3) as usize];
                 let priority = [Priority::Low, Priority::Normal, Priority::High, Priority::High];
-                turns.push(asked(client, task, priority[random.below(4) as usize], now));
+                let ahead = turns.iter().filter(|job| job.client == client && job.task == task).count();
+                let priority = priority[random.below(4) as usize];
+                turns.push(Asked { ahead, ..asked(client, task, priority, now) });
             }
             if random.below(9) == 0 {
                 turns.remove(|job| job.client == 1 && job.task == "c" && job.since == now);
             }
             let low_after = if random.below(2) == 0 { AGE } else { Duration::ZERO };
-            let Some(job) = turns.pop(now, low_after) else {
-                now += SERVICE;
-                continue;
-            };
+            now += SERVICE;
+            let Some(job) = turns.pop(now, low_after) else { continue };
             if random.below(20) == 0 {
                 turns.put_back(job);
                 continue;
             }
-            longest = longest.max(now - job.since);
+            // Two ages to the highest rank, then a turn of all clients and tasks for each before it; some turns
+            // come to nothing.
+            let turn = SERVICE * (clients as u32 * TASKS.len() as u32) * 2;
+            let bound = 2 * AGE + turn * (job.ahead as u32 + 1);
+            assert!(
+                now - job.since <= bound,
+                "seed {seed}: {job:?} waited {:?} of {bound:?}",
+                now - job.since
+            );
             *served.entry((job.client, job.task)).or_insert(0) += 1;
-            now += SERVICE;
         }
         assert_eq!(turns.iter().count(), 0, "seed {seed}: everybody is served");
-        (longest, served)
+        served
     }
 
     #[test]
     fn nobody_starves_in_random_schedules() {
-        for seed in 0..20 {
-            let (clients, most) = (2 + seed % 5, 30);
-            let (longest, served) = schedule(seed, clients, most);
-            // Two ages to the highest rank, and then what can be in front of it.
-            let bound = 2 * AGE + 2 * Duration::from_millis(500) * most as u32;
-            assert!(longest <= bound, "seed {seed}: {longest:?} of {bound:?}");
+        for seed in 0..40 {
+            let clients = 2 + seed % 5;
+            let served = schedule(seed, clients);
             assert_eq!(served.len() as u64, 3 * clients, "seed {seed}");
         }
     }
