@@ -205,6 +205,7 @@ def main():
     parser.add_argument("--fixed", type=compare.positive, default=400, metavar="TOKENS")
     parser.add_argument("--message", type=compare.positive, default=30, metavar="TOKENS")
     options = parser.parse_args()
+    options.tern = options.tern.resolve()
     options.forms, options.head = ["TQ2_0"], "own"
     try:
         model, made = compare.models(options)
