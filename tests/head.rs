@@ -6,6 +6,7 @@
 
 use tern_kernels::SCALAR;
 use tern_kernels::planes::{nibble_at, weight_at};
+use tern_runtime::activations::Form;
 use tern_runtime::arena::{ALIGN, Arena};
 use tern_runtime::engine::{Engine, Generate, Goal, Piece};
 use tern_runtime::forward::{Machine, Row, WorkShape, Workspace};
@@ -313,7 +314,7 @@ fn real_states(test: impl FnOnce(&[f32], &Dense<'_>)) {
         arena.take(kv.table_words()).expect("it fits"),
         arena.take(kv.pages).expect("it fits"),
     );
-    let shape = WorkShape::new(&config, set, 128, (128, 128), 1);
+    let shape = WorkShape::new(&config, (set, Form::WHOLE), 128, (128, 128), 1);
     let mut work = Workspace::new(&model, &shape, &mut arena).expect("it fits");
     let mut states = Vec::new();
     for text in texts {

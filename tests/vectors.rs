@@ -108,6 +108,7 @@ fn elementwise_operations_are_equal() {
             let sums: Vec<i32> = x.iter().map(|v| (*v * 1e5) as i32).collect();
             let ups: Vec<i32> = z.iter().map(|v| (*v * 1e5) as i32).collect();
             let factors = [value(), value()];
+            let halves: Vec<u16> = x.iter().map(|v| f32_to_f16(*v)).collect();
             let y: Vec<f32> = (0..n + 32).map(|_| value()).collect();
             for set in sets::usable() {
                 let run = |name, run: &dyn Fn(&KernelSet, &mut [f32])| {
@@ -115,6 +116,9 @@ fn elementwise_operations_are_equal() {
                 };
                 run("scale_sums", &|set, y| set.scale_sums(&sums, factors[0], y));
                 run("add_sums", &|set, y| set.add_sums(&sums, factors[0], y));
+                run("add_groups", &|set, y| set.add_groups(&sums, &halves, factors[0], y));
+                run("relu2_values", &|set, y| set.gate_values(Gate::Relu2, &x, &z, y));
+                run("silu_values", &|set, y| set.gate_values(Gate::Silu, &x, &z, y));
                 run("relu2", &|set, y| set.gate(Gate::Relu2, &sums, &ups, factors, y));
                 run("silu", &|set, y| set.gate(Gate::Silu, &sums, &ups, factors, y));
                 run("norm", &|set, y| set.norm(&x, factors[1], &z, y));

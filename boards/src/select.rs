@@ -27,6 +27,9 @@ pub struct Wish<'a> {
     /// The layout that the weights lie in and are to stay in. A set for another layout is chosen only where none but the
     /// scalar one reads this one.
     pub layout: Option<Layout>,
+    /// Columns of the weights that share a scale, where they do not all: only sets for layouts that take such groups are
+    /// chosen.
+    pub group: Option<usize>,
 }
 
 /// The kernel set to use: the one the knob names, else the one that suits `wish`, else the best.
@@ -36,8 +39,9 @@ pub struct Wish<'a> {
 pub fn select(knobs: &Knobs, wish: Wish<'_>) -> Result<&'static KernelSet, SelectError> {
     let by_name = |name: &str| kernel_sets().find(|set| set.name == name);
     let all_scalar = kernel_sets().all(is_scalar);
+    let takes = |set: &KernelSet| wish.group.is_none_or(|cols| set.layout.takes_groups(cols));
     let stays = |set: &&'static KernelSet| {
-        wish.layout.is_none_or(|layout| set.layout == layout && (all_scalar || !is_scalar(set)))
+        takes(set) && wish.layout.is_none_or(|layout| set.layout == layout && (all_scalar || !is_scalar(set)))
     };
     let (set, why) = match &knobs.kernels {
         Some(name) => {
@@ -51,15 +55,20 @@ pub fn select(knobs: &Knobs, wish: Wish<'_>) -> Result<&'static KernelSet, Selec
             let preferred = |stays: &dyn Fn(&&'static KernelSet) -> bool| {
                 wish.preferred.iter().filter_map(|name| by_name(name)).find(|set| stays(set))
             };
-            let any = |_: &&'static KernelSet| true;
+            let any = |set: &&'static KernelSet| takes(set);
+            // Its panels pay least for each group: a register holds the sums of all their rows.
+            let is_light = |set: &&'static KernelSet| wish.group.is_some() && set.layout == Layout::T2R4;
             if let Some(set) = preferred(&stays) {
                 (set, "the board's profile")
+            } else if let Some(set) = kernel_sets().find(|set| is_light(set) && !is_scalar(set) && stays(set))
+            {
+                (set, "the fastest here for weights in groups")
             } else if let Some(set) = kernel_sets().find(stays) {
                 (set, "the fastest here")
             } else if let Some(set) = preferred(&any) {
                 (set, "the board's profile, in another layout")
             } else {
-                let best = kernel_sets().next().expect("the scalar sets are always there");
+                let best = kernel_sets().find(any).expect("there is a scalar set for every layout");
                 (best, "the fastest here, in another layout")
             }
         }
@@ -151,7 +160,7 @@ mod tests {
     fn a_preference_wins_where_it_can_run_and_the_knob_wins_over_it() {
         let scalar = tern_kernels::SCALAR.name.to_owned();
         let preferred = ["warp".to_owned(), scalar.clone()];
-        let wish = Wish { preferred: &preferred, layout: None };
+        let wish = Wish { preferred: &preferred, ..Wish::default() };
         assert_eq!(select(&Knobs::default(), wish).unwrap().name, scalar);
         let best = kernel_sets().next().unwrap().name;
         assert_eq!(select(&forcing(best), wish).unwrap().name, best);
@@ -160,10 +169,21 @@ mod tests {
     #[test]
     fn weights_stay_where_a_fast_set_reads_them() {
         for set in kernel_sets() {
-            let wish = Wish { preferred: &[], layout: Some(set.layout) };
+            let wish = Wish { layout: Some(set.layout), ..Wish::default() };
             let chosen = select(&Knobs::default(), wish).unwrap();
             let has_fast = kernel_sets().any(|other| other.layout == set.layout && !is_scalar(other));
             assert_eq!(chosen.layout == set.layout && !is_scalar(chosen), has_fast, "{}", set.name);
+        }
+    }
+
+    #[test]
+    fn weights_in_groups_get_kernels_that_take_them() {
+        let t2 = [tern_kernels::SCALAR.name.to_owned()];
+        for (group, takes_t2) in [(64, false), (128, true)] {
+            let wish = Wish { preferred: &t2, layout: None, group: Some(group) };
+            let chosen = select(&Knobs::default(), wish).unwrap();
+            assert!(chosen.layout.takes_groups(group), "{}", chosen.name);
+            assert_eq!(chosen.name == t2[0], takes_t2);
         }
     }
 

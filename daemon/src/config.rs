@@ -3,6 +3,7 @@
 //! Every key may be left out. A key that is not known is an error with its line, since a misspelt limit that silently
 //! does nothing is worse than a daemon that does not start.
 
+pub mod activations;
 pub mod changes;
 pub mod digest;
 pub mod energy;
@@ -27,6 +28,7 @@ use crate::error::{CommandError, Exit};
 use crate::model::{EngineChoice, ModelChoice};
 use crate::serve::spending::{self, BadJoules};
 use crate::tasks::TaskSet;
+use activations::ActivationsName;
 use digest::Digest;
 use energy::EnergySection;
 use http::HttpSection;
@@ -116,6 +118,8 @@ pub struct ModelSection {
     pub pack: Option<bool>,
     /// Head that turns states into logits.
     pub head: Option<HeadName>,
+    /// What ternary products take as their input.
+    pub activations: Option<ActivationsName>,
 }
 
 /// `head`.
@@ -433,6 +437,7 @@ impl Config {
                 head: engine.head.or(head),
                 kv: engine.kv.or(kv),
                 i2s_blocks: engine.i2s_blocks,
+                activations: engine.activations.or(section.activations.map(ActivationsName::kind)),
             },
         }
     }

@@ -307,6 +307,12 @@ macro_rules! featured {
                         tern_kernels::elementwise::scale_sums(sums, factor, y);
                     add_sums(sums: &[i32], factor: f32, y: &mut [f32]) =
                         tern_kernels::elementwise::add_sums(sums, factor, y);
+                    add_groups(sums: &[i32], scales: &[u16], inverse: f32, y: &mut [f32]) =
+                        tern_kernels::elementwise::add_groups(sums, scales, inverse, y);
+                    relu2_values(gates: &[f32], ups: &[f32], y: &mut [f32]) =
+                        tern_kernels::elementwise::relu2_values(gates, ups, y);
+                    silu_values(gates: &[f32], ups: &[f32], y: &mut [f32]) =
+                        tern_kernels::elementwise::silu_values(gates, ups, y);
                     gate_relu2(gates: &[i32], ups: &[i32], factors: [f32; 2], y: &mut [f32]) =
                         tern_kernels::elementwise::gate_relu2(gates, ups, factors, y);
                     gate_silu(gates: &[i32], ups: &[i32], factors: [f32; 2], y: &mut [f32]) =

@@ -4,7 +4,7 @@
 //! `inline(always)` for the same reason as [`crate::lanes`].
 
 use crate::exp::exp;
-use crate::half::f32_to_f16;
+use crate::half::{f16_to_f32, f32_to_f16};
 
 /// `y[i] = sums[i] factor`.
 #[inline(always)]
@@ -19,6 +19,32 @@ pub fn scale_sums(sums: &[i32], factor: f32, y: &mut [f32]) {
 pub fn add_sums(sums: &[i32], factor: f32, y: &mut [f32]) {
     for (y, sum) in y.iter_mut().zip(sums) {
         *y += *sum as f32 * factor;
+    }
+}
+
+/// `y[i] = y[i] + sums[i] (scales[i] inverse)`, `scales` being binary16 bits: the part of a group of columns in a product
+/// with one scale a row and group.
+#[inline(always)]
+pub fn add_groups(sums: &[i32], scales: &[u16], inverse: f32, y: &mut [f32]) {
+    for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scales) {
+        *y += *sum as f32 * (f16_to_f32(*scale) * inverse);
+    }
+}
+
+/// As [`gate_relu2`], of values that carry their scales already.
+#[inline(always)]
+pub fn relu2_values(gates: &[f32], ups: &[f32], y: &mut [f32]) {
+    for ((y, gate), up) in y.iter_mut().zip(gates).zip(ups) {
+        let relu = if *gate > 0.0 { *gate } else { 0.0 };
+        *y = relu * relu * up;
+    }
+}
+
+/// As [`gate_silu`], of values that carry their scales already.
+#[inline(always)]
+pub fn silu_values(gates: &[f32], ups: &[f32], y: &mut [f32]) {
+    for ((y, gate), up) in y.iter_mut().zip(gates).zip(ups) {
+        *y = gate / (1.0 + exp(-gate)) * up;
     }
 }
 
@@ -96,6 +122,23 @@ mod tests {
             let expected = g / (1.0 + (-g).exp()) * u;
             assert!((f64::from(y[i]) - expected).abs() <= 1e-6 * expected.abs(), "{i}: {} {expected}", y[i]);
         }
+    }
+
+    #[test]
+    fn groups_add_up_and_values_are_gated_as_sums_are() {
+        let mut y = [1.0, -2.0];
+        // 0.5 and 1.5 in binary16.
+        add_groups(&[6, -4], &[0x3800, 0x3e00], 2.0, &mut y);
+        assert_eq!(y, [7.0, -14.0]);
+        let (gates, ups) = ([-8, 0, 4, 80], [3, 3, -3, 3]);
+        let values = |sums: [i32; 4], factor: f32| sums.map(|sum| sum as f32 * factor);
+        let (mut sums, mut found) = ([9.0; 4], [9.0; 4]);
+        gate_relu2(&gates, &ups, [0.5, 2.0], &mut sums);
+        relu2_values(&values(gates, 0.5), &values(ups, 2.0), &mut found);
+        assert_eq!(found, sums);
+        gate_silu(&gates, &ups, [0.5, 2.0], &mut sums);
+        silu_values(&values(gates, 0.5), &values(ups, 2.0), &mut found);
+        assert_eq!(found, sums);
     }
 
     #[test]

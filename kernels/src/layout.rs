@@ -93,6 +93,26 @@ impl Layout {
         rows.div_ceil(self.panel_rows()).checked_mul(self.panel_bytes(cols))
     }
 
+    /// Whether a matrix whose rows have a scale for every `cols` columns can lie in this layout as one matrix for each such
+    /// group, one after another (`docs/layouts.md`), in no more bytes than without groups.
+    pub const fn takes_groups(self, cols: usize) -> bool {
+        let is_whole = cols > 0 && cols <= MAX_COLS && cols.is_multiple_of(self.col_multiple());
+        // Five groups are whole blocks of every layout, so a block that a group leaves half empty shows.
+        is_whole && self.panel_bytes(5 * cols) == 5 * self.panel_bytes(cols)
+    }
+
+    /// Bytes of a matrix in groups of `group` columns, see [`takes_groups`](Self::takes_groups); `None` if `cols` are not
+    /// whole groups, the layout does not take them or the size overflows.
+    pub const fn grouped_bytes(self, rows: usize, cols: usize, group: usize) -> Option<usize> {
+        if !self.takes_groups(group) || !cols.is_multiple_of(group) || cols > MAX_COLS {
+            return None;
+        }
+        match self.bytes(rows, group) {
+            Some(bytes) => bytes.checked_mul(cols / group),
+            None => None,
+        }
+    }
+
     /// Index of the first byte of `packed` that no packer writes, if there is one; `docs/layouts.md` says which those are.
     pub fn first_invalid(self, packed: &[u8]) -> Option<usize> {
         match self {
@@ -128,6 +148,21 @@ mod tests {
         assert_eq!(Layout::T5R.bytes(1, 8), None);
         assert_eq!(Layout::T2B128.bytes(1, MAX_COLS + 128), None);
         assert_eq!(Layout::T2B128.bytes(usize::MAX, 256), None);
+    }
+
+    #[test]
+    fn groups_are_matrices_of_their_own_where_they_fill_blocks() {
+        for (layout, takes) in
+            Layout::ALL.into_iter().zip([[false, true], [true; 2], [true; 2], [true; 2], [false; 2]])
+        {
+            assert_eq!([64, 128].map(|group| layout.takes_groups(group)), takes, "{}", layout.name());
+            for (group, takes) in [64, 128].into_iter().zip(takes) {
+                let bytes = layout.grouped_bytes(33, 640, group);
+                assert_eq!(bytes, if takes { layout.bytes(33, 640) } else { None });
+            }
+        }
+        assert!(!Layout::T5R.takes_groups(0) && !Layout::T5R.takes_groups(24));
+        assert_eq!(Layout::T5R.grouped_bytes(10, 192, 128), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use crate::layout::Layout;
 use crate::{five, trit};
 
-pub use crate::repack::repack;
+pub use crate::repack::{pack_rows, repack, rows_at_once};
 
 /// Index of a pair of weights in [`Layout::Tl1P32`].
 #[inline(always)]
@@ -173,6 +173,30 @@ mod tests {
                     pack(to, &weights, rows, cols, &mut direct);
                     assert_eq!(other, direct, "{} to {}", from.name(), to.name());
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_packed_a_few_at_a_time_and_by_groups_of_columns() {
+        let (rows, cols) = (65, 1408);
+        let weights: vec::Vec<i8> = (0..rows * cols).map(|i| pattern(i / cols, i % cols)).collect();
+        for (to, group) in Layout::ALL.into_iter().flat_map(|to| [(to, 128), (to, cols)]) {
+            let group_bytes = to.bytes(rows, group).unwrap();
+            let mut found = vec![0u8; cols / group * group_bytes];
+            for first in (0..rows).step_by(rows_at_once(to)) {
+                let some = &weights[first * cols..(first + rows_at_once(to)).min(rows) * cols];
+                let start = first / to.panel_rows() * to.panel_bytes(group);
+                let bytes = to.bytes(some.len() / cols, group).unwrap();
+                for (at, group_of) in found.chunks_exact_mut(group_bytes).enumerate() {
+                    let of = at * group..(at + 1) * group;
+                    pack_rows(to, some, cols, of, &mut group_of[start..start + bytes]);
+                }
+            }
+            for (at, found) in found.chunks_exact(group_bytes).enumerate() {
+                let mut expected = vec![0u8; group_bytes];
+                pack_with(to, rows, group, &mut expected, |row, col| pattern(row, at * group + col));
+                assert!(found == expected, "{} group {at} of {group}", to.name());
             }
         }
     }

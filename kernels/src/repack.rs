@@ -69,6 +69,37 @@ pub fn repack(from: Layout, source: &[u8], to: Layout, rows: usize, cols: usize,
     }
 }
 
+/// Rows that [`pack_rows`] takes at a time: whole panels of `to`.
+pub const fn rows_at_once(to: Layout) -> usize {
+    CHUNK_ROWS / to.panel_rows() * to.panel_rows()
+}
+
+/// Writes columns `cols` of the rows `weights: [rows, stride]`, [`rows_at_once`] of them at most, as the panels of a matrix
+/// that has these columns; the result is what [`crate::pack::pack`] would have written.
+///
+/// # Panics
+/// If a length does not belong to the shape, or there are more rows.
+pub fn pack_rows(
+    to: Layout,
+    weights: &[i8],
+    stride: usize,
+    cols: core::ops::Range<usize>,
+    panels: &mut [u8],
+) {
+    let (rows, width) = (weights.len() / stride.max(1), cols.len());
+    assert!(rows <= rows_at_once(to) && weights.len() == rows * stride, "{rows} rows of {stride}");
+    assert_eq!(to.bytes(rows, width), Some(panels.len()), "packed length for {rows} x {width}");
+    let mut chunk: Chunk = [[0; CHUNK_COLS]; CHUNK_ROWS];
+    for first in (0..width).step_by(CHUNK_COLS) {
+        let part = CHUNK_COLS.min(width - first);
+        for (line, row) in chunk.iter_mut().zip(weights.chunks_exact(stride.max(1))) {
+            line[..part].copy_from_slice(&row[cols.start + first..][..part]);
+            line[part..].fill(0);
+        }
+        write(to, panels, width, first, part, &chunk);
+    }
+}
+
 /// Weights of one row from `first_col` on, a multiple of [`CHUNK_COLS`].
 pub(crate) fn read(from: Layout, source: &[u8], cols: usize, row: usize, first_col: usize, line: &mut [i8]) {
     let panel = &source[row / from.panel_rows() * from.panel_bytes(cols)..][..from.panel_bytes(cols)];

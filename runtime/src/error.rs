@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use tern_kernels::Layout;
+
 use crate::gguf::{Lookalike, TensorType, ValueType};
 pub use crate::name::Name;
 
@@ -240,6 +242,13 @@ pub enum LoadError {
         /// First byte of the tensor with such a code.
         at_bytes: usize,
     },
+    /// The kernels' layout does not take matrices with several scales a row.
+    Groups {
+        /// Columns that share a scale.
+        group: usize,
+        /// The layout.
+        layout: Layout,
+    },
     /// A number, scale or norm weight is NaN, infinite or not positive.
     NotFinite {
         /// The tensor or key.
@@ -426,6 +435,7 @@ impl fmt::Display for LoadError {
                 "tensor '{tensor}' holds a code in byte {at_bytes} that stands for no ternary weight; the file is \
                  damaged, fetch it again and compare its checksum"
             ),
+            Self::Groups { group, layout } => crate::model::ternary::say_groups(f, group, layout),
             Self::NotFinite { what } => {
                 write!(f, "'{what}' holds a value that is not a usable number; the file is damaged")
             }

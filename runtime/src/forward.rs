@@ -14,13 +14,14 @@
 //! That is BitNet b1.58 2B4T; what others do instead is in [`Graph`](crate::model::Graph): another gate, no norms in front of
 //! `W_o` and `W_down`, norms on each head of `q` and `k`, other pairs of values that turn together, multipliers.
 //!
-//! `Q` is absmax quantisation to int8 and each `W .` an exact integer product times `w_scale / s`. Nothing of a row
+//! `Q` is absmax quantisation to int8 (or what [`activations`](crate::activations) says) and each `W .` an exact integer product times `w_scale / s`. Nothing of a row
 //! depends on the other rows of its batch or on the number of workers: a prompt gives the same bits in one pass, in
 //! chunks, or beside strangers. Sources: see [`model::graph`](crate::model::graph).
 
 use bytemuck::{Pod, Zeroable, cast_slice_mut};
-use tern_kernels::{KernelSet, quant};
+use tern_kernels::KernelSet;
 
+use crate::activations::Form;
 use crate::arena::Arena;
 use crate::attention;
 use crate::error::LoadError;
@@ -73,8 +74,12 @@ pub struct WorkShape {
     pub cells: usize,
     /// Workers, each with scratch of its own.
     pub workers: usize,
+    /// The form of the inputs of ternary products.
+    pub form: Form,
     /// Bytes of a prepared token with as many columns as the widest matrix.
     pub prepared_bytes: usize,
+    /// Scales of such a token.
+    pub token_scales: usize,
     /// Floats for the spans of rows whose attention is shared out.
     pub span_floats: usize,
     /// Scratch of one worker, in 8-byte words: the largest of what any phase asks for.
@@ -83,24 +88,32 @@ pub struct WorkShape {
 
 impl WorkShape {
     /// Sizes for batches of `rows` rows of sequences of `context` positions and `cells` cells, with the kernels of `set`
-    /// on `workers` workers.
+    /// and inputs of this form on `workers` workers.
     pub fn new(
         config: &Config,
-        set: &KernelSet,
+        (set, form): (&KernelSet, Form),
         rows: usize,
         (context, cells): (usize, usize),
         workers: usize,
     ) -> Self {
         let widest = config.hidden.max(config.ffn).max(config.q_dim());
-        let norm = widest.div_ceil(2) + widest.div_ceil(8);
-        let product = product::scratch_words(config, set, rows, workers);
+        let group = form.group_cols(widest);
+        let norm = widest.div_ceil(2) + group.div_ceil(2) + group.div_ceil(8);
+        let product = product::scratch_words(config, (set, form), rows, workers);
         let attention = attention::scratch_words(config).max(KvCache::write_words(config.head_dim));
         WorkShape {
             rows,
             context,
             cells,
             workers,
-            prepared_bytes: set.prepared_bytes(widest),
+            form,
+            // A width that is no whole number of groups is refused when the matrices are loaded.
+            prepared_bytes: [config.hidden, config.ffn, config.q_dim()]
+                .map(|cols| form.token_bytes(set, cols))
+                .into_iter()
+                .max()
+                .unwrap_or(0),
+            token_scales: form.groups(widest).max(1),
             span_floats: attention::spans_len(config, rows, cells, workers),
             scratch_words: norm.max(product).max(attention).next_multiple_of(8),
         }
@@ -112,10 +125,11 @@ impl WorkShape {
 pub struct Workspace<'a> {
     /// Hidden states `[rows, hidden]`.
     x: &'a mut [f32],
-    /// Quantised inputs of a product in the kernels' form, `[rows]`.
+    /// Quantised inputs of a product in the kernels' form, `[groups, rows, digits]`.
     prepared: &'a mut [u8],
-    /// Quantisation scale of each row, `[rows]`.
+    /// Quantisation scales of each row, `[rows, groups]`.
     scales: &'a mut [f32],
+    form: Form,
     /// `[rows, q_dim + 2 kv_dim]`.
     qkv: &'a mut [f32],
     /// Head outputs `[rows, q_dim]`.
@@ -140,7 +154,8 @@ impl<'a> Workspace<'a> {
         let work = Workspace {
             x: arena.take(rows * config.hidden)?,
             prepared: arena.take(rows * shape.prepared_bytes)?,
-            scales: arena.take(rows)?,
+            scales: arena.take(rows * shape.token_scales)?,
+            form: shape.form,
             qkv: arena.take(rows * (config.q_dim() + 2 * config.kv_dim()))?,
             attn: arena.take(rows * config.q_dim())?,
             ffn: arena.take(rows * config.ffn)?,
@@ -177,7 +192,7 @@ impl<'a> Workspace<'a> {
         });
         for (at, layer) in model.layers.iter().enumerate() {
             self.quantize_rows(machine, Source::Hidden, Some(layer.attn_norm), n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
+            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
             product(machine, self.scratch, &layer.qkv, input, (self.qkv, qkv_dim), Epilogue::Store);
             self.mend_heads(machine, &model.config, layer, n);
             self.store(machine, &model.config, cache, at, rows);
@@ -194,16 +209,16 @@ impl<'a> Workspace<'a> {
             attention::attend(machine, self.scratch, self.spans, batch, self.attn);
 
             self.quantize_rows(machine, Source::Attention, layer.attn_sub_norm, n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
+            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
             let output = core::slice::from_ref(&layer.attn_output);
             product(machine, self.scratch, output, input, (self.x, hidden), Epilogue::Add);
 
             self.quantize_rows(machine, Source::Hidden, Some(layer.ffn_norm), n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
+            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
             gated_product(machine, self.scratch, &layer.gate_up, model.config.graph.gate, input, self.ffn);
 
             self.quantize_rows(machine, Source::Gated, layer.ffn_sub_norm, n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n };
+            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
             let down = core::slice::from_ref(&layer.down);
             product(machine, self.scratch, down, input, (self.x, hidden), Epilogue::Add);
         }
@@ -233,22 +248,32 @@ impl<'a> Workspace<'a> {
             Source::Attention => (self.attn, model.config.q_dim(), eps),
             Source::Gated => (self.ffn, model.config.ffn, eps),
         };
-        let prepared = &mut self.prepared[..n * set.prepared_bytes(cols)];
-        let outputs = (prepared, &mut self.scales[..n]);
-        parallel::rows(machine.exec, self.scratch, n, outputs, |scratch, row, prepared, scale| {
-            let (y, q) = scratch.split_at_mut(cols.div_ceil(2));
-            let y = &mut cast_slice_mut::<u64, f32>(y)[..cols];
-            let q = &mut cast_slice_mut::<u64, i8>(q)[..cols];
-            let x = &source[row * cols..(row + 1) * cols];
-            scale[0] = match norm {
-                Some(weight) => {
+        let form = self.form;
+        let (group, groups, bytes) = (form.group_cols(cols), form.groups(cols), form.group_bytes(set, cols));
+        let prepared = (&mut self.prepared[..groups * n * bytes], n * bytes);
+        let scales = &mut self.scales[..n * groups];
+        parallel::columns(
+            machine.exec,
+            self.scratch,
+            n,
+            scales,
+            prepared,
+            |scratch, row, scales, mut places| {
+                let (y, scratch) = scratch.split_at_mut(cols.div_ceil(2));
+                let (rest, q) = scratch.split_at_mut(group.div_ceil(2));
+                let y = &mut cast_slice_mut::<u64, f32>(y)[..cols];
+                let rest = &mut cast_slice_mut::<u64, f32>(rest)[..group];
+                let q = &mut cast_slice_mut::<u64, i8>(q)[..group];
+                let mut x = &source[row * cols..(row + 1) * cols];
+                if let Some(weight) = norm {
                     rms_norm(set, x, weight, eps, y);
-                    quant::quantize(set, y, q)
+                    x = y;
                 }
-                None => quant::quantize(set, x, q),
-            };
-            set.prepare(q, prepared);
-        });
+                for (at, (x, scale)) in x.chunks_exact(group).zip(scales).enumerate() {
+                    *scale = form.quantize(set, x, (&mut *q, &mut *rest), places.row(at));
+                }
+            },
+        );
     }
 
     /// Normalises the heads of queries and keys where the graph does, and puts their values into the order in which

@@ -9,6 +9,7 @@
 //! | [`gguf`] | the model container: parsed without trust, written for tools |
 //! | [`tokenizer`] | byte-level BPE over the file's own tables, streaming UTF-8 |
 //! | [`model`] | configuration and weights of a BitNet b1.58 model |
+//! | [`activations`] | the inputs of ternary products: int8 or float, a scale a row or a group |
 //! | [`arena`], [`plan`] | one block of memory and what goes where in it |
 //! | [`parallel`], `pool` | sharing work between cores |
 //! | [`kv_cache`] | keys and values of past positions, in pages |
@@ -32,6 +33,7 @@ compile_error!("model files are little-endian and are used as they are mapped; t
 /// nobody goes on with those of an older program.
 pub const NUMERICS: u32 = 1;
 
+pub mod activations;
 pub mod arena;
 mod attention;
 pub mod constraint;

@@ -115,6 +115,35 @@ pub fn rows<A: Send, B: Send>(
     });
 }
 
+/// Runs `task(scratch, i, a_i, stripe)` for every `i`, with `a` cut into `items` equal consecutive parts and the columns of
+/// `matrix: [_, stride]` into as many equal stripes.
+///
+/// # Panics
+/// If a length is not a multiple of `items`, or the matrix not of `stride`.
+pub fn columns<A: Send, T: Send>(
+    exec: &dyn Exec,
+    scratch: &mut [u64],
+    items: usize,
+    a: &mut [A],
+    (matrix, stride): (&mut [T], usize),
+    task: impl Fn(&mut [u64], usize, &mut [A], Stripe<'_, T>) + Sync,
+) {
+    if items == 0 {
+        return;
+    }
+    let is_whole = stride > 0 && stride.is_multiple_of(items) && matrix.len().is_multiple_of(stride);
+    assert!(is_whole && a.len().is_multiple_of(items), "equal parts");
+    let (a_len, width, rows) = (a.len() / items, stride / items, matrix.len() / stride);
+    let (a, matrix, scratch) = (Shared::new(a), Shared::new(matrix), WorkerScratch::new(exec, scratch));
+    exec.run(items, &|worker, i| {
+        // SAFETY: parts of different items are disjoint and each item runs once (`Exec` duty 1); scratch by duty 2. So are
+        // the columns of different items, which the stripe hands out.
+        let (scratch, a) = unsafe { (scratch.of(worker), a.part(i * a_len..(i + 1) * a_len)) };
+        let cols = i * width..(i + 1) * width;
+        task(scratch, i, a, Stripe { matrix: &matrix, stride, rows: 0..rows, cols });
+    });
+}
+
 /// Consecutive columns cut into pieces. Pieces are disjoint because they are computed from numbers, not asked of a
 /// caller: two tasks can never be told that they own the same column.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +214,7 @@ impl<T> Stripe<'_, T> {
         // In range before it is multiplied: a product that wraps would end in the columns of another stripe.
         assert!(row < self.rows.len(), "row {row} of a stripe");
         let start = (self.rows.start + row) * self.stride;
-        // SAFETY: `stripes` or `tiles` gave these rows of these columns to one task only, and `&mut self` lends one row
+        // SAFETY: `stripes`, `tiles` or `columns` gave these rows of these columns to one task only, and `&mut self` lends one row
         // at a time.
         unsafe { self.matrix.part(start + self.cols.start..start + self.cols.end) }
     }
@@ -339,6 +368,20 @@ mod tests {
             }
         });
         assert_eq!(matrix, [0, 1, 2, 3, 20, 21, 22, 9, 0, 1, 2, 3, 20, 21, 22, 9]);
+    }
+
+    #[test]
+    fn columns_reach_their_task_once() {
+        let (mut a, mut matrix) = ([0u32; 6], [9u8; 2 * 6]);
+        columns(&Serial, &mut [], 3, &mut a, (&mut matrix, 6), |_, i, a, mut stripe| {
+            a.fill(i as u32);
+            for row in 0..2 {
+                stripe.row(row).fill((10 * row + i) as u8);
+            }
+        });
+        assert_eq!(a, [0, 0, 1, 1, 2, 2]);
+        assert_eq!(matrix, [0, 0, 1, 1, 2, 2, 10, 10, 11, 11, 12, 12]);
+        columns(&Serial, &mut [], 0, &mut a, (&mut matrix, 0), |_, _, _, _| panic!("no item"));
     }
 
     #[test]

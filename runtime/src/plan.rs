@@ -5,6 +5,7 @@
 
 use tern_kernels::KernelSet;
 
+use crate::activations::{Activations, Form};
 use crate::arena::{ALIGN, slice_bytes};
 use crate::engine::MOST_DRAFTS;
 use crate::error::LoadError;
@@ -12,7 +13,7 @@ use crate::forward::{Row, WorkShape};
 use crate::gguf::Gguf;
 use crate::head::{self, HeadKind};
 use crate::kv_cache::{self, KvShape, KvType, MAX_SLOTS, PAGE_CELLS};
-use crate::model::{Config, repacked_bytes};
+use crate::model::{Config, grouping, repacked_bytes};
 use crate::sampler::Candidate;
 use crate::tokenizer::{Tokenizer, TokenizerPlan};
 use crate::trie::{MAX_DEPTH, Node};
@@ -40,6 +41,8 @@ pub struct Options {
     pub head: HeadKind,
     /// Tokens that may be tried ahead in a step, for all requests together; 0 tries none. See [`MOST_DRAFTS`].
     pub draft_tokens: usize,
+    /// What ternary products take as their input; `None` is what suits the model.
+    pub activations: Option<Activations>,
 }
 
 impl Options {
@@ -57,6 +60,7 @@ impl Options {
             label_tokens: 1024,
             head: HeadKind::Stored,
             draft_tokens: 8,
+            activations: None,
         }
     }
 
@@ -157,9 +161,11 @@ impl MemoryPlan {
             kv: options.kv,
         };
         let spans = (options.context_tokens, options.cells());
-        let work = WorkShape::new(&config, set, options.batch_rows, spans, workers);
+        let form = Form { group: grouping(gguf)?, activations: options.activations.unwrap_or_default() };
+        let repacked = repacked_bytes(gguf, set.layout)?;
+        let work = WorkShape::new(&config, (set, form), options.batch_rows, spans, workers);
         let mut plan = MemoryPlan { config, options, sections: heapless::Vec::new(), tokenizer, kv, work };
-        plan.add_sections(gguf, set).ok_or(LoadError::PlanOverflow)?;
+        plan.add_sections(gguf, repacked).ok_or(LoadError::PlanOverflow)?;
         Ok(plan)
     }
 
@@ -173,9 +179,11 @@ impl MemoryPlan {
     pub(crate) fn expect(&self, gguf: &Gguf<'_>, set: &KernelSet, workers: usize) -> Result<(), LoadError> {
         let MemoryPlan { config, options, work, .. } = self;
         let planned_here = MemoryPlan::new(gguf, *options, set, work.workers)?;
+        let group = |work: &WorkShape| work.form.group.unwrap_or(0);
         let parts = [
             ("workers", work.workers, workers),
             ("bytes of a prepared token", work.prepared_bytes, planned_here.work.prepared_bytes),
+            ("columns that share a scale", group(work), group(&planned_here.work)),
             ("bytes in all", self.total_bytes(), planned_here.total_bytes()),
             ("tokens of a vocabulary", config.vocab, planned_here.config.vocab),
         ];
@@ -190,7 +198,12 @@ impl MemoryPlan {
         }
     }
 
-    fn add_sections(&mut self, gguf: &Gguf<'_>, set: &KernelSet) -> Option<()> {
+    /// The form of the inputs of ternary products.
+    pub fn form(&self) -> Form {
+        self.work.form
+    }
+
+    fn add_sections(&mut self, gguf: &Gguf<'_>, repacked: usize) -> Option<()> {
         let MemoryPlan { config, options, tokenizer, kv, work, .. } = &*self;
         let rows = options.batch_rows;
         let stored = head::Planes::are_in(gguf);
@@ -199,7 +212,7 @@ impl MemoryPlan {
             parts.iter().try_fold(0usize, |total, part| total.checked_add((*part)?))
         };
         let sections = [
-            ("repacked weights", repacked_bytes(gguf, set.layout)?),
+            ("repacked weights", repacked),
             ("tokenizer tables", slice_bytes::<u32>(tokenizer.table_words())?),
             (
                 "key/value cache",

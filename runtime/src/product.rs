@@ -3,23 +3,38 @@
 //! A kernel set says how it likes a product to be cut ([`tern_kernels::Grain`]): by output rows, by tokens, or both.
 //! Every task computes exact integer sums of its tile and turns them into activations while they are in its core's
 //! cache, so a cut never changes a result.
+//!
+//! With one scale a matrix and a token the sums of a tile are the product but for one factor. Otherwise
+//!
+//! ```text
+//! y = 0
+//! for each group of columns, in order
+//!     for each digit of the inputs, the largest first
+//!         y = y + sum * (weight scale * (1 / (input scale * 254^digit)))
+//! ```
+//!
+//! in binary32, every step rounded by itself: that order, and nothing of the cut, decides the bits. A group is a call of the
+//! kernels over many rows, since what a call and a panel cost is paid once a group.
 
 use bytemuck::cast_slice_mut;
 use tern_kernels::{Gate, KernelSet};
 
+use crate::activations::{BASE, Form};
 use crate::forward::Machine;
-use crate::model::{Config, Ternary};
+use crate::model::{Config, Scales, Ternary};
 use crate::parallel::{self, Grid, GridTile, Segment, Stripe};
 
 /// Quantised rows as the kernels take them.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
-    /// Prepared tokens, packed for the number of columns of the matrix they meet.
+    /// Prepared tokens, packed for the number of columns of the matrix they meet: `[groups, tokens, digits]`.
     pub prepared: &'a [u8],
-    /// The quantisation scale of each.
+    /// Their quantisation scales, `[tokens, groups]`.
     pub scales: &'a [f32],
     /// How many there are.
     pub tokens: usize,
+    /// What they consist of.
+    pub form: Form,
 }
 
 /// What becomes of a product.
@@ -32,7 +47,12 @@ pub(crate) enum Epilogue {
 }
 
 /// Words of scratch that a task of any product of a model needs, with up to `rows` tokens on `workers` workers.
-pub(crate) fn scratch_words(config: &Config, set: &KernelSet, rows: usize, workers: usize) -> usize {
+pub(crate) fn scratch_words(
+    config: &Config,
+    (set, form): (&KernelSet, Form),
+    rows: usize,
+    workers: usize,
+) -> usize {
     let (hidden, ffn) = (config.hidden, config.ffn);
     // Rows, columns, and how many matrices a task multiplies with.
     let shapes = [
@@ -43,38 +63,86 @@ pub(crate) fn scratch_words(config: &Config, set: &KernelSet, rows: usize, worke
         (hidden, ffn, 1),
     ];
     let task_words = |(matrix_rows, cols, matrices): (usize, usize, usize), tokens| {
-        let segment = segment(set, matrix_rows, cols, tokens, workers);
+        let segment = segment((set, form), matrix_rows, cols, tokens, workers);
         let (rows, tokens) = (segment.most_cols.min(matrix_rows), segment.most_rows.min(tokens));
-        (matrices * rows * tokens).div_ceil(2) + set.scratch_words(rows, cols, tokens)
+        let (group, seen) = (form.group_cols(cols), tokens * form.digits());
+        let sums = if is_whole(form) { matrices * rows * tokens } else { rows * seen };
+        let values = if is_whole(form) { 0 } else { matrices * rows * tokens };
+        sums.div_ceil(2) + values.div_ceil(2) + set.scratch_words(rows, group, seen)
     };
     // A grain may depend on the number of tokens in any way, so every number is asked for.
     let tokens = 1..=rows;
     tokens.flat_map(|tokens| shapes.map(|shape| task_words(shape, tokens))).max().unwrap_or(0)
 }
 
+/// Whether sums over whole rows are all there is to a product.
+fn is_whole(form: Form) -> bool {
+    form.group.is_none() && form.digits() == 1
+}
+
 /// How the product of a matrix `[rows, cols]` with `tokens` tokens is cut.
-fn segment(set: &KernelSet, rows: usize, cols: usize, tokens: usize, workers: usize) -> Segment {
-    let grain = set.grain(rows, cols, tokens, workers);
+fn segment(
+    (set, form): (&KernelSet, Form),
+    rows: usize,
+    cols: usize,
+    tokens: usize,
+    workers: usize,
+) -> Segment {
+    let grain = form.grain(set, rows, cols, tokens, workers);
     Segment { cols: rows, most_cols: grain.rows, most_rows: grain.tokens }
 }
 
-/// The tile of `matrix . input`, as integers.
+/// The tile of `matrix . input` over one group of columns, as integers: every digit of a token is one to the kernels.
 fn multiply(
     set: &KernelSet,
-    matrix: &Ternary<'_>,
+    (matrix, group): (&Ternary<'_>, usize),
     tile: &GridTile,
     input: Input<'_>,
     scratch: &mut [u64],
     sums: &mut [i32],
 ) {
-    let layout = set.layout;
+    let cols = matrix.group_cols();
     // A tile starts at a panel, because a grain is a whole number of them.
-    let panels = tile.cols.start / layout.panel_rows()..tile.cols.end.div_ceil(layout.panel_rows());
-    let panel_bytes = layout.panel_bytes(matrix.cols);
-    let packed = &matrix.packed[panels.start * panel_bytes..panels.end * panel_bytes];
-    let token_bytes = set.prepared_bytes(matrix.cols);
-    let prepared = &input.prepared[tile.rows.start * token_bytes..tile.rows.end * token_bytes];
-    set.multiply(packed, tile.cols.len(), matrix.cols, prepared, tile.rows.len(), scratch, sums);
+    let packed = matrix.panels(set.layout, group, tile.cols.clone());
+    let token_bytes = input.form.group_bytes(set, matrix.cols);
+    let prepared = &input.prepared[group * input.tokens * token_bytes..][..input.tokens * token_bytes];
+    let prepared = &prepared[tile.rows.start * token_bytes..tile.rows.end * token_bytes];
+    let seen = tile.rows.len() * input.form.digits();
+    set.multiply(packed, tile.cols.len(), cols, prepared, seen, scratch, sums);
+}
+
+/// The tile of `matrix . input`, group by group and digit by digit: `values: [tile tokens, tile rows]`.
+fn accumulate(
+    set: &KernelSet,
+    matrix: &Ternary<'_>,
+    tile: &GridTile,
+    input: Input<'_>,
+    scratch: &mut [u64],
+    values: &mut [f32],
+) {
+    let (width, digits) = (tile.cols.len(), input.form.digits());
+    let count = width * tile.rows.len() * digits;
+    let (sums, scratch) = scratch.split_at_mut(count.div_ceil(2));
+    let sums = &mut cast_slice_mut::<u64, i32>(sums)[..count];
+    let groups = matrix.cols / matrix.group_cols();
+    values.fill(0.0);
+    for group in 0..groups {
+        multiply(set, (matrix, group), tile, input, scratch, sums);
+        let tokens = tile.rows.clone().zip(sums.chunks_exact(width * digits));
+        for ((token, sums), values) in tokens.zip(values.chunks_exact_mut(width)) {
+            let mut inverse = 1.0 / input.scales[token * groups + group];
+            for sums in sums.chunks_exact(width) {
+                match matrix.scales {
+                    Scales::One(scale) => set.add_sums(sums, scale * inverse, values),
+                    Scales::Groups { scales, .. } => {
+                        let scales = &scales[group * matrix.rows..][tile.cols.clone()];
+                        set.add_groups(sums, scales, inverse, values);
+                    }
+                }
+                inverse /= BASE;
+            }
+        }
+    }
 }
 
 /// `out[t][r] = (matrices . input)[t][r]`, or that added to it: the rows of `matrices`, three at most, one after
@@ -87,23 +155,36 @@ pub(crate) fn product(
     (out, stride): (&mut [f32], usize),
     epilogue: Epilogue,
 ) {
+    let (set, form) = (machine.set, input.form);
     let mut segments = [Segment::default(); 3];
     for (to, matrix) in segments.iter_mut().zip(matrices) {
-        *to = segment(machine.set, matrix.rows, matrix.cols, input.tokens, machine.exec.workers());
+        *to = segment((set, form), matrix.rows, matrix.cols, input.tokens, machine.exec.workers());
     }
     let grid = Grid { rows: input.tokens, segments: &segments[..matrices.len()] };
     let out = (&mut out[..input.tokens * stride], stride);
     parallel::tiles(machine.exec, scratch, out, grid, |scratch, tile, mut stripe| {
         let (matrix, width) = (&matrices[tile.segment], tile.cols.len());
         let count = width * tile.rows.len();
-        let (sums, scratch) = scratch.split_at_mut(count.div_ceil(2));
-        let sums = &mut cast_slice_mut::<u64, i32>(sums)[..count];
-        multiply(machine.set, matrix, &tile, input, scratch, sums);
+        let (place, scratch) = scratch.split_at_mut(count.div_ceil(2));
+        if !is_whole(form) {
+            let values = &mut cast_slice_mut::<u64, f32>(place)[..count];
+            accumulate(set, matrix, &tile, input, scratch, values);
+            for (i, values) in values.chunks_exact(width).enumerate() {
+                match epilogue {
+                    Epilogue::Store => stripe.row(i).copy_from_slice(values),
+                    Epilogue::Add => set.blend(stripe.row(i), 1.0, values, 1.0),
+                }
+            }
+            return;
+        }
+        let sums = &mut cast_slice_mut::<u64, i32>(place)[..count];
+        multiply(set, (matrix, 0), &tile, input, scratch, sums);
+        let Scales::One(scale) = matrix.scales else { unreachable!("a form without groups") };
         for ((i, token), sums) in tile.rows.enumerate().zip(sums.chunks_exact(width)) {
-            let factor = matrix.scale / input.scales[token];
+            let factor = scale / input.scales[token];
             match epilogue {
-                Epilogue::Store => machine.set.scale_sums(sums, factor, stripe.row(i)),
-                Epilogue::Add => machine.set.add_sums(sums, factor, stripe.row(i)),
+                Epilogue::Store => set.scale_sums(sums, factor, stripe.row(i)),
+                Epilogue::Add => set.add_sums(sums, factor, stripe.row(i)),
             }
         }
     });
@@ -118,21 +199,159 @@ pub(crate) fn gated_product(
     input: Input<'_>,
     out: &mut [f32],
 ) {
-    let segment = segment(machine.set, gate.rows, gate.cols, input.tokens, machine.exec.workers());
+    let (set, form) = (machine.set, input.form);
+    let segment = segment((set, form), gate.rows, gate.cols, input.tokens, machine.exec.workers());
     let grid = Grid { rows: input.tokens, segments: &[segment] };
     let out = (&mut out[..input.tokens * gate.rows], gate.rows);
     let task = |scratch: &mut [u64], tile: GridTile, mut stripe: Stripe<'_, f32>| {
         let width = tile.cols.len();
         let count = width * tile.rows.len();
-        let (sums, scratch) = scratch.split_at_mut(count);
-        let (gates, ups) = cast_slice_mut::<u64, i32>(sums).split_at_mut(count);
-        multiply(machine.set, gate, &tile, input, scratch, gates);
-        multiply(machine.set, up, &tile, input, scratch, ups);
+        let (place, scratch) = scratch.split_at_mut(count);
+        if !is_whole(form) {
+            let (gates, ups) = cast_slice_mut::<u64, f32>(place).split_at_mut(count);
+            accumulate(set, gate, &tile, input, scratch, gates);
+            accumulate(set, up, &tile, input, scratch, ups);
+            let values = gates.chunks_exact(width).zip(ups.chunks_exact(width));
+            for (i, (gates, ups)) in values.enumerate() {
+                set.gate_values(kind, gates, ups, stripe.row(i));
+            }
+            return;
+        }
+        let (gates, ups) = cast_slice_mut::<u64, i32>(place).split_at_mut(count);
+        multiply(set, (gate, 0), &tile, input, scratch, gates);
+        multiply(set, (up, 0), &tile, input, scratch, ups);
+        let (Scales::One(gate), Scales::One(up)) = (gate.scales, up.scales) else {
+            unreachable!("a form without groups")
+        };
         let sums = gates.chunks_exact(width).zip(ups.chunks_exact(width));
         for ((i, token), (gates, ups)) in tile.rows.enumerate().zip(sums) {
-            let factors = [gate, up].map(|matrix| matrix.scale / input.scales[token]);
-            machine.set.gate(kind, gates, ups, factors, stripe.row(i));
+            let factors = [gate, up].map(|scale| scale / input.scales[token]);
+            set.gate(kind, gates, ups, factors, stripe.row(i));
         }
     };
     parallel::tiles(machine.exec, scratch, out, grid, task);
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::activations::Activations;
+    use crate::parallel::Serial;
+    use tern_kernels::half::{f16_to_f32, f32_to_f16};
+    use tern_kernels::pack;
+    use tern_kernels::reference::SCALARS;
+
+    const ROWS: usize = 37;
+    const COLS: usize = 512;
+    const TOKENS: usize = 5;
+
+    fn weight(row: usize, col: usize) -> i8 {
+        ((row * 31 + col * 7 + (row * col) % 13) % 251 % 3) as i8 - 1
+    }
+
+    fn scale(row: usize, group: usize) -> u16 {
+        f32_to_f16(0.02 + 0.01 * ((row * 7 + group * 5) % 11) as f32)
+    }
+
+    fn x(token: usize, col: usize) -> f32 {
+        libm::sinf((token * 131 + col * 17) as f32) * (1.0 + (col % 29) as f32)
+    }
+
+    /// A matrix of [`weight`]s and [`scale`]s in the layout of `set`.
+    struct Packed {
+        codes: Vec<u8>,
+        scales: Vec<u16>,
+        group: usize,
+    }
+
+    impl Packed {
+        fn new(set: &KernelSet, group: usize) -> Self {
+            let each = set.layout.bytes(ROWS, group).expect("it fits");
+            let mut codes = vec![0; COLS / group * each];
+            for (at, codes) in codes.chunks_exact_mut(each).enumerate() {
+                pack::pack_with(set.layout, ROWS, group, codes, |row, col| weight(row, at * group + col));
+            }
+            let scales = (0..COLS / group * ROWS).map(|i| scale(i % ROWS, i / ROWS)).collect();
+            Packed { codes, scales, group }
+        }
+
+        fn ternary(&self) -> Ternary<'_> {
+            let scales = if self.group == COLS {
+                Scales::One(f16_to_f32(scale(0, 0)))
+            } else {
+                Scales::Groups { cols: self.group, scales: &self.scales }
+            };
+            Ternary { packed: &self.codes, rows: ROWS, cols: COLS, scales }
+        }
+    }
+
+    /// The product of tokens `from..TOKENS` by `set`, added to ones.
+    fn run(set: &'static KernelSet, form: Form, from: usize) -> Vec<f32> {
+        let matrix = Packed::new(set, form.group_cols(COLS));
+        let (group, groups, bytes) = (form.group_cols(COLS), form.groups(COLS), form.group_bytes(set, COLS));
+        let tokens = TOKENS - from;
+        let (mut prepared, mut scales) = (vec![0; groups * tokens * bytes], vec![0.0; tokens * groups]);
+        let (mut q, mut rest) = (vec![0; group], vec![0.0; group]);
+        for token in 0..tokens {
+            let row: Vec<f32> = (0..COLS).map(|col| x(from + token, col)).collect();
+            for (at, x) in row.chunks_exact(group).enumerate() {
+                let place = &mut prepared[(at * tokens + token) * bytes..][..bytes];
+                scales[token * groups + at] = form.quantize(set, x, (&mut q, &mut rest), place);
+            }
+        }
+        let input = Input { prepared: &prepared, scales: &scales, tokens, form };
+        let mut scratch = vec![0; 1 << 16];
+        let mut out = vec![1.0; tokens * ROWS];
+        let machine = Machine { set, exec: &Serial };
+        let matrices = [matrix.ternary()];
+        product(machine, &mut scratch, &matrices, input, (&mut out, ROWS), Epilogue::Add);
+        let mut gated = vec![0.0; tokens * ROWS];
+        let both = [matrix.ternary(), matrix.ternary()];
+        gated_product(machine, &mut scratch, &both, Gate::Silu, input, &mut gated);
+        out.extend(gated);
+        out
+    }
+
+    fn expected(form: Form) -> Vec<f64> {
+        let group = form.group_cols(COLS);
+        let value = |token: usize, row: usize| -> f64 {
+            let weight = |col: usize| {
+                let scale = if group == COLS { scale(0, 0) } else { scale(row, col / group) };
+                f64::from(weight(row, col)) * f64::from(f16_to_f32(scale))
+            };
+            (0..COLS).map(|col| f64::from(x(token, col)) * weight(col)).sum()
+        };
+        let products: Vec<f64> = (0..TOKENS * ROWS).map(|i| value(i / ROWS, i % ROWS)).collect();
+        let gated = products.iter().map(|v| v / (1.0 + (-v).exp()) * v);
+        products.iter().map(|v| v + 1.0).chain(gated).collect()
+    }
+
+    #[test]
+    fn groups_and_digits_come_near_the_product_and_every_layout_gives_the_same_bits() {
+        for activations in Activations::ALL {
+            for group in [None, Some(64), Some(128), Some(256)] {
+                let form = Form { group, activations };
+                let takes = |set: &&KernelSet| group.is_none_or(|cols| set.layout.takes_groups(cols));
+                let found: Vec<Vec<f32>> =
+                    SCALARS.into_iter().filter(takes).map(|set| run(set, form, 0)).collect();
+                assert!(found.len() > 2 && found.iter().all(|other| *other == found[0]), "{form:?}");
+                let expected = expected(form);
+                let largest = expected.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+                let errors = found[0].iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs());
+                let error = errors.fold(0.0, f64::max) / largest;
+                let most = if activations == Activations::Float { 1e-6 } else { 2e-2 };
+                assert!(error < most, "{form:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_has_the_same_bits_alone_and_in_a_batch() {
+        for activations in Activations::ALL {
+            let form = Form { group: Some(128), activations };
+            let (all, last) = (run(SCALARS[2], form, 0), run(SCALARS[2], form, TOKENS - 1));
+            assert_eq!(all[(TOKENS - 1) * ROWS..TOKENS * ROWS], last[..ROWS], "{activations:?}");
+            assert_eq!(all[(2 * TOKENS - 1) * ROWS..], last[ROWS..], "{activations:?}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tern_runtime::activations::Activations;
 use tern_runtime::engine::{Engine, Event, Goal, Piece, Request};
 use tern_runtime::gguf::I2sBlocks;
 use tern_runtime::kv_cache::KvType;
@@ -51,6 +52,9 @@ pub struct LogitsArgs {
     /// Weights in a block of I2_S, which its file does not tell: 128 or 64
     #[arg(long, value_name = "N", value_parser = crate::model::reading::parse_i2s_blocks)]
     i2s_blocks: Option<I2sBlocks>,
+    /// Input of ternary products: int8 or float; without it what suits the model
+    #[arg(long, value_name = "KIND", value_parser = crate::model::parse_activations)]
+    activations: Option<Activations>,
     /// Worker threads; without it what suits the board
     #[arg(long, value_name = "N", value_parser = crate::model::parse_threads)]
     threads: Option<usize>,
@@ -79,6 +83,7 @@ pub fn run(args: &LogitsArgs) -> Result<(), CommandError> {
             head: None,
             kv: Some(args.kv),
             i2s_blocks: args.i2s_blocks,
+            activations: args.activations,
         },
     };
     if let Some(against) = args.against {

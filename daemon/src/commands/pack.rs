@@ -68,15 +68,16 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
     if args.model.is_dir() {
         let checkpoint = Checkpoint::open(&args.model).map_err(|error| unpackable(args, &error.into()))?;
         let config = checkpoint.runtime_config().map_err(|error| unpackable(args, &error))?;
-        return make(args, &config, Source::Checkpoint(&checkpoint));
+        return make(args, Load::from(&config), Source::Checkpoint(&checkpoint));
     }
     let model = &args.model;
     let map = MappedFile::open(model).map_err(OpenError::File)?;
     let (gguf, as_read) = reading::parse(model, map.bytes(), args.i2s_blocks)?;
     let config = Config::read(&gguf).map_err(|error| OpenError::Model { path: model.clone(), error })?;
+    let load = Load::of(&gguf, &config).map_err(|error| OpenError::Model { path: model.clone(), error })?;
     let header = usize::try_from(gguf.data_at_bytes()).unwrap_or(0).min(map.bytes().len());
     let note = source_note(model, &gguf, &map.bytes()[..header]) + &reading::note(&as_read);
-    make(args, &config, Source::Gguf(&gguf, note))
+    make(args, load, Source::Gguf(&gguf, note))
 }
 
 /// What is packed.
@@ -122,10 +123,10 @@ fn unpackable(args: &PackArgs, error: &PackError) -> CommandError {
         .while_doing(format!("cannot pack '{}'", args.model.display()))
 }
 
-/// Packs `source`, a model of this `config`.
-fn make(args: &PackArgs, config: &Config, source: Source<'_>) -> Result<(), CommandError> {
+/// Packs `source`, a model that asks for this load.
+fn make(args: &PackArgs, load: Load, source: Source<'_>) -> Result<(), CommandError> {
     let PackArgs { model, output, .. } = args;
-    let need = Need { layout: None, load: Some(Load::from(config)), may_try: args.layout.is_none() };
+    let need = Need { layout: None, load: Some(load), may_try: args.layout.is_none() };
     let host = EngineChoice { threads: args.threads, ..EngineChoice::default() }.host(need)?;
     let recipe = Recipe { layout: args.layout.unwrap_or(host.set.layout), int8_head: args.head == "int8" };
     let (bytes, identity) = source.described(&recipe).map_err(|error| unpackable(args, &error))?;

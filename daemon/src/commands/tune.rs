@@ -48,7 +48,7 @@ pub fn run(args: &TuneArgs) -> Result<(), CommandError> {
     let map = MappedFile::open(&path).map_err(OpenError::File)?;
     let unusable = |error| OpenError::Model { path: path.clone(), error };
     let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
-    let load = Load::from(&Config::read(&gguf).map_err(unusable)?);
+    let load = Config::read(&gguf).and_then(|config| Load::of(&gguf, &config)).map_err(unusable)?;
     // The weights of a packed file stay as they are.
     let layout = file_layout(&gguf).filter(|_| matches!(packed(&gguf), Ok(Some(_))));
     let root = Root::new("/");
@@ -56,7 +56,7 @@ pub fn run(args: &TuneArgs) -> Result<(), CommandError> {
     let (board, _) = Board::detect(&root, cpu.arch);
     let knobs = Knobs::from_env().map_err(OpenError::Knob)?;
     let allowed = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let (sets, others) = (contenders(layout), thread_numbers(allowed));
+    let (sets, others) = (contenders(layout, load.group), thread_numbers(allowed));
     let usual = recommended_threads(&Knobs { threads: None, ..knobs }, &cpu, &board.profile);
     let progress = Progress::items("trying", (sets.len() + others.len() - 1) as u64);
     let cache_bytes = last_level_cache_bytes(&cpu).unwrap_or(8 << 20);

@@ -162,7 +162,7 @@ impl Description {
         let layout = file_layout(gguf);
         let is_packed = matches!(packed(gguf), Ok(Some(_)));
         let layout = layout.filter(|_| is_packed || choice.no_pack);
-        let load = Config::read(gguf).ok().map(|config| Load::from(&config));
+        let load = Config::read(gguf).and_then(|config| Load::of(gguf, &config)).ok();
         let host = choice.host(Need { layout, load, may_try: false })?;
         let mut description = Description {
             path: path.to_owned(),

@@ -114,10 +114,14 @@ fn open_with(
     };
     let stays = layout.filter(|_| is_packed || choice.no_pack);
     let config = Config::read(&gguf).map_err(unusable)?;
-    let host = choice.host(Need { layout: stays, load: Some(Load::from(&config)), may_try: true })?;
+    let load = Load::of(&gguf, &config).map_err(unusable)?;
+    let host = choice.host(Need { layout: stays, load: Some(load), may_try: true })?;
     let form = match layout {
         Some(layout) if layout == host.set.layout => Form::Mapped(layout),
-        _ => Form::Moved { to: host.set.layout, bytes: repacked_bytes(&gguf, host.set.layout).unwrap_or(0) },
+        _ => {
+            let bytes = repacked_bytes(&gguf, host.set.layout).map_err(unusable)?;
+            Form::Moved { to: host.set.layout, bytes }
+        }
     };
     let Form::Moved { to, bytes } = form else { return Ok((map, form, host)) };
     if is_packed || choice.no_pack || bytes <= small_bytes {

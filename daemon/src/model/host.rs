@@ -67,8 +67,11 @@ impl EngineChoice {
             })?,
             (None, Some((set, _))) => set,
             (None, None) => {
-                let wish =
-                    Wish { preferred: &machine.board.profile.recommended.kernels, layout: need.layout };
+                let wish = Wish {
+                    preferred: &machine.board.profile.recommended.kernels,
+                    layout: need.layout,
+                    group: need.load.and_then(|load| load.group),
+                };
                 select(&machine.knobs, wish).map_err(OpenError::Select)?
             }
         };
@@ -91,7 +94,7 @@ impl Machine {
             return None;
         }
         let load = need.load?;
-        let sets = contenders(need.layout);
+        let sets = contenders(need.layout, load.group);
         let by_name = |name: &str| sets.iter().copied().find(|set| set.name == name);
         let allowed = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let question = Question::new(load, &self.cpu, allowed, need.layout, threads);
@@ -139,11 +142,13 @@ impl Machine {
 }
 
 /// The sets that may be fastest, the best tier of each layout: only those that leave weights in `layout` if there are any.
-/// Sets for in-order cores stand beside those of their tier, since both run on either kind of core.
-pub fn contenders(layout: Option<Layout>) -> Vec<&'static KernelSet> {
+/// Sets for in-order cores stand beside those of their tier, since both run on either kind of core. With matrices in groups
+/// of columns only layouts that take them.
+pub fn contenders(layout: Option<Layout>, group: Option<usize>) -> Vec<&'static KernelSet> {
     let kind = |set: &KernelSet| (set.layout, set.name.ends_with("-inorder"));
     let mut sets: Vec<&'static KernelSet> = Vec::new();
-    for set in kernel_sets().filter(|set| !is_scalar(set)) {
+    let takes = |set: &&'static KernelSet| group.is_none_or(|cols| set.layout.takes_groups(cols));
+    for set in kernel_sets().filter(|set| !is_scalar(set)).filter(takes) {
         if !sets.iter().any(|better| kind(better) == kind(set)) {
             sets.push(set);
         }

@@ -26,6 +26,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tern_runtime::activations::Activations;
 use tern_runtime::engine::Engine;
 use tern_runtime::gguf::I2sBlocks;
 use tern_runtime::head::HeadKind;
@@ -95,6 +96,17 @@ pub struct EngineChoice {
     /// 128, unless the weights themselves say otherwise
     #[arg(long, value_name = "N", value_parser = reading::parse_i2s_blocks)]
     pub i2s_blocks: Option<I2sBlocks>,
+    /// What ternary products take as their input: int8 or float; without it what suits the model
+    #[arg(long, value_name = "KIND", value_parser = parse_activations)]
+    pub activations: Option<Activations>,
+}
+
+/// A kind of activations on a command line.
+///
+/// # Errors
+/// If there is no such kind.
+pub fn parse_activations(text: &str) -> Result<Activations, String> {
+    Activations::by_name(text).ok_or_else(|| "give int8 or float".into())
 }
 
 /// A number of threads on a command line.
@@ -148,6 +160,7 @@ impl EngineChoice {
         options.draft_tokens = self.draft_tokens.unwrap_or(options.draft_tokens);
         options.kv = self.kv.unwrap_or(options.kv);
         options.head = self.head.unwrap_or(options.head);
+        options.activations = self.activations.or(options.activations);
         options
     }
 }
@@ -324,12 +337,14 @@ mod tests {
             head: None,
             draft_tokens: Some(3),
             kv: Some(KvType::F32),
+            activations: Some(Activations::Float),
             ..EngineChoice::default()
         });
         let opened = with_engine(&choice, |engine, opened| {
             let options = engine.options();
             assert_eq!((options.context_tokens, options.slots, options.batch_rows), (32, 2, 8));
             assert_eq!((options.kv, options.cache_tokens), (KvType::F32, 48));
+            assert_eq!(options.activations, Some(Activations::Float));
             opened.clone()
         })
         .expect("the fixture opens");

@@ -13,8 +13,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tern_boards::is_scalar;
-use tern_kernels::{KernelSet, Layout, pack};
-use tern_runtime::model::Config;
+use tern_kernels::{KernelSet, pack};
+use tern_runtime::activations::{Activations, Form};
+use tern_runtime::error::LoadError;
+use tern_runtime::gguf::Gguf;
+use tern_runtime::model::{Config, grouping};
 use tern_runtime::parallel::Exec;
 use tern_runtime::pool::Pool;
 
@@ -42,11 +45,25 @@ pub struct Load {
     pub ffn: usize,
     /// Ternary weights of the whole model.
     pub weights: u64,
+    /// Columns that share a scale, where a matrix has several.
+    pub group: Option<usize>,
 }
 
 impl From<&Config> for Load {
+    /// What a model of this shape asks whose matrices have one scale each.
     fn from(config: &Config) -> Self {
-        Load { hidden: config.hidden, ffn: config.ffn, weights: config.ternary_weights() }
+        let Config { hidden, ffn, .. } = *config;
+        Load { hidden, ffn, weights: config.ternary_weights(), group: None }
+    }
+}
+
+impl Load {
+    /// What the model `gguf` of this shape asks.
+    ///
+    /// # Errors
+    /// If the file contradicts itself about its scales.
+    pub fn of(gguf: &Gguf<'_>, config: &Config) -> Result<Self, LoadError> {
+        Ok(Load { group: grouping(gguf)?, ..Load::from(config) })
     }
 }
 
@@ -113,6 +130,7 @@ pub fn try_all(
 /// Copies of one matrix and tokens to multiply it with.
 struct Bench {
     set: &'static KernelSet,
+    form: Form,
     rows: usize,
     cols: usize,
     packed: Vec<u8>,
@@ -132,27 +150,39 @@ impl Bench {
     fn new(load: Load, set: &'static KernelSet, cache_bytes: u64) -> Option<Self> {
         // A part of a very large matrix does as well as the whole.
         let (rows, cols) = (load.ffn.min(MOST_WEIGHTS / load.hidden.max(1)).max(1), load.hidden);
-        let matrix_bytes = set.layout.bytes(rows, cols)?;
+        let form = Form { group: load.group, activations: Activations::Int8 };
+        let group = load.group.unwrap_or(cols);
+        let matrix_bytes = match load.group {
+            None => set.layout.bytes(rows, cols)?,
+            Some(group) => set.layout.grouped_bytes(rows, cols, group)?,
+        };
         let enough = cache_bytes.saturating_mul(4).clamp(32 << 20, 256 << 20);
         let copies = (load.weights / (rows * cols) as u64).min(enough / matrix_bytes as u64).max(1) as usize;
         let mut random = Random::new(1);
-        let weights: Vec<i8> = (0..rows * cols).map(|_| random.below(3) as i8 - 1).collect();
-        let mut codes = vec![0; Layout::T2B128.bytes(rows, cols)?];
-        pack::pack(Layout::T2B128, &weights, rows, cols, &mut codes);
         let mut packed = Vec::new();
         packed.try_reserve_exact(copies * matrix_bytes).ok()?;
         packed.resize(matrix_bytes, 0);
-        pack::repack(Layout::T2B128, &codes, set.layout, rows, cols, &mut packed);
+        let group_bytes = set.layout.bytes(rows, group)?;
+        let panels_bytes =
+            |rows: usize| rows.div_ceil(set.layout.panel_rows()) * set.layout.panel_bytes(group);
+        for group_of in packed.chunks_exact_mut(group_bytes) {
+            for first in (0..rows).step_by(pack::rows_at_once(set.layout)) {
+                let some = pack::rows_at_once(set.layout).min(rows - first);
+                let weights: Vec<i8> = (0..some * group).map(|_| random.below(3) as i8 - 1).collect();
+                let panels = &mut group_of[panels_bytes(first)..panels_bytes(first + some)];
+                pack::pack_rows(set.layout, &weights, group, 0..group, panels);
+            }
+        }
         for _ in 1..copies {
             packed.extend_from_within(..matrix_bytes);
         }
-        let token_bytes = set.prepared_bytes(cols);
-        let mut prepared = vec![0; PROMPT_TOKENS * token_bytes];
+        let token_bytes = set.prepared_bytes(group);
+        let mut prepared = vec![0; cols / group * PROMPT_TOKENS * token_bytes];
         for place in prepared.chunks_exact_mut(token_bytes) {
-            let q: Vec<i8> = (0..cols).map(|_| random.below(255) as i8).collect();
+            let q: Vec<i8> = (0..group).map(|_| random.below(255) as i8).collect();
             set.prepare(&q, place);
         }
-        Some(Bench { set, rows, cols, packed, matrix_bytes, prepared })
+        Some(Bench { set, form, rows, cols, packed, matrix_bytes, prepared })
     }
 
     /// Times both kinds of work; `None` if there are no such threads.
@@ -189,25 +219,30 @@ impl Bench {
     }
 
     fn pass(&self, exec: &dyn Exec, places: &[Mutex<Place>], copies: usize, tokens: usize) {
-        let Bench { set, rows, cols, .. } = *self;
-        let grain = set.grain(rows, cols, tokens, exec.workers());
+        let Bench { set, form, rows, cols, .. } = *self;
+        let group = form.group.unwrap_or(cols);
+        let grain = form.grain(set, rows, cols, tokens, exec.workers());
         let (row_pieces, token_pieces) = (rows.div_ceil(grain.rows), tokens.div_ceil(grain.tokens));
-        let (panel_rows, panel_bytes) = (set.layout.panel_rows(), set.layout.panel_bytes(cols));
-        let token_bytes = set.prepared_bytes(cols);
+        let (panel_rows, panel_bytes) = (set.layout.panel_rows(), set.layout.panel_bytes(group));
+        let group_bytes = rows.div_ceil(panel_rows) * panel_bytes;
+        let token_bytes = set.prepared_bytes(group);
         exec.run(copies * row_pieces * token_pieces, &|worker, item| {
             let (copy, piece) = (item / (row_pieces * token_pieces), item % (row_pieces * token_pieces));
             let (row, token) = (piece / token_pieces * grain.rows, piece % token_pieces * grain.tokens);
             let (height, width) = (grain.rows.min(rows - row), grain.tokens.min(tokens - token));
-            let first = copy * self.matrix_bytes + row / panel_rows * panel_bytes;
-            let weights = &self.packed[first..][..height.div_ceil(panel_rows) * panel_bytes];
-            let prepared = &self.prepared[token * token_bytes..(token + width) * token_bytes];
             // A worker runs one task at a time, so its place is always free.
             let Ok(mut place) = places[worker].lock() else { return };
             let Place { scratch, sums } = &mut *place;
-            let words = set.scratch_words(height, cols, width);
+            let words = set.scratch_words(height, group, width);
             scratch.resize(words.max(scratch.len()), 0);
             sums.resize((height * width).max(sums.len()), 0);
-            set.multiply(weights, height, cols, prepared, width, scratch, &mut sums[..height * width]);
+            for at in 0..cols / group {
+                let first = copy * self.matrix_bytes + at * group_bytes + row / panel_rows * panel_bytes;
+                let weights = &self.packed[first..][..height.div_ceil(panel_rows) * panel_bytes];
+                let first = (at * PROMPT_TOKENS + token) * token_bytes;
+                let prepared = &self.prepared[first..first + width * token_bytes];
+                set.multiply(weights, height, group, prepared, width, scratch, &mut sums[..height * width]);
+            }
         });
     }
 }
@@ -235,7 +270,7 @@ mod tests {
 
     #[test]
     fn every_usable_set_is_tried_on_the_shape_and_gives_times() {
-        let load = Load { hidden: 256, ffn: 384, weights: 3 * 256 * 384 };
+        let load = Load { hidden: 256, ffn: 384, weights: 3 * 256 * 384, group: None };
         let sets: Vec<&'static KernelSet> = tern_boards::kernel_sets().collect();
         let fast = sets.iter().filter(|set| !is_scalar(set)).count();
         let mut seen = 0;
@@ -244,5 +279,9 @@ mod tests {
         for trial in &trials {
             assert!(trial.decode_ms > 0.0 && trial.prompt_ms > 0.0, "{trial:?}");
         }
+        // In groups only layouts that take them.
+        let trials = try_all(Load { group: Some(64), ..load }, &sets, 1, &[], 1 << 20, |_| ());
+        let takes = |set: &&&KernelSet| !is_scalar(set) && set.layout.takes_groups(64);
+        assert_eq!(trials.len(), sets.iter().filter(takes).count());
     }
 }

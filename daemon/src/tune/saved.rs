@@ -29,6 +29,9 @@ pub struct Question {
     pub ffn: usize,
     /// Its ternary weights.
     pub weights: u64,
+    /// Columns that share a scale, where a matrix has several.
+    #[serde(default)]
+    pub group: Option<usize>,
     /// The layout that they must stay in, where they must.
     pub layout: Option<String>,
     /// The number of threads, where it was given.
@@ -48,6 +51,7 @@ impl Question {
             hidden: load.hidden,
             ffn: load.ffn,
             weights: load.weights,
+            group: load.group,
             layout: layout.map(|layout| layout.name().to_owned()),
             threads,
         }
@@ -117,7 +121,7 @@ mod tests {
     use tern_boards::Root;
 
     fn question(threads: Option<usize>) -> Question {
-        let load = Load { hidden: 256, ffn: 512, weights: 1 << 20 };
+        let load = Load { hidden: 256, ffn: 512, weights: 1 << 20, group: None };
         Question::new(load, &Cpu::detect(&Root::new("/")), 2, Some(Layout::T5R), threads)
     }
 

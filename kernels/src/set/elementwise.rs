@@ -11,6 +11,12 @@ pub struct ElementOps {
     pub scale_sums: fn(sums: &[i32], factor: f32, y: &mut [f32]),
     /// See [`elementwise::add_sums`].
     pub add_sums: fn(sums: &[i32], factor: f32, y: &mut [f32]),
+    /// See [`elementwise::add_groups`].
+    pub add_groups: fn(sums: &[i32], scales: &[u16], inverse: f32, y: &mut [f32]),
+    /// See [`elementwise::relu2_values`].
+    pub relu2_values: fn(gates: &[f32], ups: &[f32], y: &mut [f32]),
+    /// See [`elementwise::silu_values`].
+    pub silu_values: fn(gates: &[f32], ups: &[f32], y: &mut [f32]),
     /// See [`elementwise::gate_relu2`].
     pub gate_relu2: fn(gates: &[i32], ups: &[i32], factors: [f32; 2], y: &mut [f32]),
     /// See [`elementwise::gate_silu`].
@@ -29,6 +35,9 @@ pub struct ElementOps {
 pub const PLAIN_ELEMENTS: ElementOps = ElementOps {
     scale_sums: |sums, factor, y| elementwise::scale_sums(sums, factor, y),
     add_sums: |sums, factor, y| elementwise::add_sums(sums, factor, y),
+    add_groups: |sums, scales, inverse, y| elementwise::add_groups(sums, scales, inverse, y),
+    relu2_values: |gates, ups, y| elementwise::relu2_values(gates, ups, y),
+    silu_values: |gates, ups, y| elementwise::silu_values(gates, ups, y),
     gate_relu2: |gates, ups, factors, y| elementwise::gate_relu2(gates, ups, factors, y),
     gate_silu: |gates, ups, factors, y| elementwise::gate_silu(gates, ups, factors, y),
     norm: |x, inverse, weight, y| elementwise::norm(x, inverse, weight, y),
@@ -63,6 +72,27 @@ impl KernelSet {
     pub fn add_sums(&self, sums: &[i32], factor: f32, y: &mut [f32]) {
         assert_eq!(sums.len(), y.len(), "one output for each sum");
         (self.vector.elements.add_sums)(sums, factor, y);
+    }
+
+    /// `y[i] += sums[i] (scales[i] inverse)`, all `[n]`, `scales` being binary16 bits.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn add_groups(&self, sums: &[i32], scales: &[u16], inverse: f32, y: &mut [f32]) {
+        assert!(sums.len() == y.len() && scales.len() == y.len(), "one output for each sum and scale");
+        (self.vector.elements.add_groups)(sums, scales, inverse, y);
+    }
+
+    /// `y[i] = gate(gates[i]) ups[i]`, all `[n]`: [`gate`](Self::gate) of values that carry their scales already.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn gate_values(&self, gate: Gate, gates: &[f32], ups: &[f32], y: &mut [f32]) {
+        assert!(gates.len() == y.len() && ups.len() == y.len(), "one output for each pair of values");
+        match gate {
+            Gate::Relu2 => (self.vector.elements.relu2_values)(gates, ups, y),
+            Gate::Silu => (self.vector.elements.silu_values)(gates, ups, y),
+        }
     }
 
     /// `y[i] = gate(gates[i] factors[0]) (ups[i] factors[1])`, all `[n]`.

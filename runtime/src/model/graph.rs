@@ -93,7 +93,8 @@ impl Graph {
         let of_a_layer = || {
             let (layer, rest) = tensor.strip_prefix("blk.")?.split_once('.')?;
             let is_there = layer.parse().is_ok_and(|layer: usize| layer < layers);
-            let name = rest.strip_suffix(".weight")?;
+            // The scales of a matrix in groups stand beside it.
+            let name = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".scales"))?;
             let is_known = OF_A_LAYER.contains(&name)
                 || self.sub_norms && SUB_NORMS.contains(&name)
                 || self.head_norms && HEAD_NORMS.contains(&name);

@@ -1,38 +1,23 @@
 //! A ternary model: its shape and its weights, used where the file lies or repacked once for the kernels.
-//!
-//! Ternary matrices come as GGUF I2_S or in a layout of ours, as `tern pack` writes them. In both the scale of the whole
-//! tensor stands in the four bytes after the codes: `weight = trit * scale` (`docs/layouts.md`).
 
 pub mod config;
 pub mod dense;
 pub mod graph;
+pub mod loading;
 pub mod rope;
+pub mod ternary;
 
-use tern_kernels::{KernelSet, Layout, pack};
+use tern_kernels::KernelSet;
 
-use crate::arena::{Arena, slice_bytes};
+use crate::arena::Arena;
 use crate::error::LoadError;
-use crate::gguf::{Gguf, PACKED_TAIL_BYTES, TensorInfo, TensorType};
+use crate::gguf::Gguf;
 use crate::head::{Head, HeadKind, Planes};
 pub use config::{Config, MAX_LAYERS, Multipliers};
 pub use dense::{Dense, DenseData};
 pub use graph::Graph;
-
-/// A ternary matrix `[rows, cols]` in the layout of the model's kernel set.
-#[derive(Clone, Copy, Debug)]
-pub struct Ternary<'a> {
-    /// Codes.
-    pub packed: &'a [u8],
-    /// Output features.
-    pub rows: usize,
-    /// Input features.
-    pub cols: usize,
-    /// Multiplies every weight.
-    pub scale: f32,
-}
-
-/// Bytes behind the codes of an I2_S tensor, the scale first.
-const I2S_TAIL_BYTES: usize = 32;
+use loading::Loader;
+pub use ternary::{Scales, Ternary, file_layout, grouping, repacked_bytes};
 
 /// Weights of one transformer layer.
 #[derive(Clone, Copy, Debug)]
@@ -74,22 +59,8 @@ pub struct Model<'a> {
     pub rope_factors: Option<&'a [f32]>,
     /// The layers in order.
     pub layers: heapless::Vec<Layer<'a>, MAX_LAYERS>,
-}
-
-/// Bytes of arena that repacking the ternary matrices of `gguf` for `layout` takes, 0 where they lie in it already.
-pub fn repacked_bytes(gguf: &Gguf<'_>, layout: Layout) -> Option<usize> {
-    let mut others = gguf.tensors().filter(|info| info.ty().layout().is_some_and(|found| found != layout));
-    others.try_fold(0usize, |total, info| {
-        let (rows, cols) = (usize::try_from(info.rows()).ok()?, usize::try_from(info.row_len()).ok()?);
-        total.checked_add(slice_bytes::<u8>(layout.bytes(rows, cols)?)?)
-    })
-}
-
-/// The layout of the ternary matrices of `gguf`, if all have the same: kernels for it can use the file as it is mapped.
-pub fn file_layout(gguf: &Gguf<'_>) -> Option<Layout> {
-    let mut layouts = gguf.tensors().filter_map(|info| info.ty().layout());
-    let first = layouts.next()?;
-    layouts.all(|layout| layout == first).then_some(first)
+    /// Columns of its ternary matrices that share a scale, where each has several.
+    pub group: Option<usize>,
 }
 
 impl<'a> Model<'a> {
@@ -130,6 +101,7 @@ impl<'a> Model<'a> {
         };
         let output_norm = dense::load_norm(&gguf.require("output_norm.weight")?, hidden)?;
         let rope_factors = rope::factors(gguf, config.head_dim)?;
+        let mut loader = Loader::new(gguf, set.layout)?;
         let mut layers = heapless::Vec::new();
         for n in 0..config.layers {
             let tensor = |suffix: &str| {
@@ -141,8 +113,7 @@ impl<'a> Model<'a> {
             let norm = |suffix, len| dense::load_norm(&tensor(suffix)?, len);
             let sub_norm = |suffix, len| config.graph.sub_norms.then(|| norm(suffix, len)).transpose();
             let head_norm = |suffix| norm(suffix, config.head_dim);
-            let mut ternary =
-                |suffix, rows, cols| load_ternary(&tensor(suffix)?, rows, cols, set.layout, arena);
+            let mut ternary = |suffix, rows, cols| loader.ternary(&tensor(suffix)?, rows, cols, arena);
             let layer = Layer {
                 attn_norm: norm("attn_norm", hidden)?,
                 attn_sub_norm: sub_norm("attn_sub_norm", config.q_dim())?,
@@ -167,54 +138,17 @@ impl<'a> Model<'a> {
         if let Some(info) = gguf.tensors().find(|info| !config.graph.has(info.name(), config.layers)) {
             return Err(LoadError::TensorUnknown { tensor: info.name().into() });
         }
-        Ok(Model { config, embedding, head, untied, output_norm, rope_factors, layers })
+        let group = loader.group();
+        Ok(Model { config, embedding, head, untied, output_norm, rope_factors, layers, group })
     }
 
-    /// Bytes of weights that decoding one token reads: every ternary code, the head, and one embedding row.
+    /// Bytes of weights that decoding one token reads: every ternary code and scale, the head, and one embedding row.
     pub fn bytes_per_token(&self) -> usize {
         let matrices = self.layers.iter().flat_map(|layer| {
             let single = [&layer.attn_output, &layer.down];
             layer.qkv.iter().chain(&layer.gate_up).chain(single)
         });
-        let codes: usize = matrices.map(|matrix| matrix.packed.len()).sum();
+        let codes: usize = matrices.map(Ternary::bytes).sum();
         codes + self.head.streamed_bytes() + self.embedding.bytes() / self.embedding.rows
     }
-}
-
-/// One ternary tensor, checked, in `layout`.
-fn load_ternary<'a>(
-    info: &TensorInfo<'a>,
-    rows: usize,
-    cols: usize,
-    layout: Layout,
-    arena: &mut Arena<'a>,
-) -> Result<Ternary<'a>, LoadError> {
-    info.expect_shape(cols as u64, rows as u64)?;
-    let not_ternary = LoadError::NotTernary { tensor: info.name().into(), found: info.ty() };
-    let found = info.ty().layout().ok_or(not_ternary)?;
-    let tail_bytes = if info.ty() == TensorType::I2S { I2S_TAIL_BYTES } else { PACKED_TAIL_BYTES };
-    let data = info.data()?;
-    let (codes, tail) = data.split_at(data.len() - tail_bytes);
-    // A byte of five weights is five weights whatever it says; in the other layouts a code may be none.
-    let checks_codes = !matches!(found, Layout::T5R | Layout::T5C);
-    if checks_codes && let Some(at_bytes) = found.first_invalid(codes) {
-        return Err(LoadError::InvalidCode { tensor: info.name().into(), at_bytes });
-    }
-    let scale = f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
-    if !scale.is_finite() {
-        return Err(LoadError::NotFinite { what: info.name().into() });
-    }
-    let packed = if layout == found {
-        codes
-    } else {
-        let no_layout = LoadError::Inconsistent {
-            rule: "columns do not fit the kernel's layout",
-            found: cols,
-            against: layout.col_multiple(),
-        };
-        let packed = arena.take(layout.bytes(rows, cols).ok_or(no_layout)?)?;
-        pack::repack(found, codes, layout, rows, cols, packed);
-        packed
-    };
-    Ok(Ternary { packed, rows, cols, scale })
 }

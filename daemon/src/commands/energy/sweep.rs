@@ -161,7 +161,7 @@ fn question(path: &Path, no_pack: bool, cpu: &Cpu) -> Result<Question, CommandEr
     let path = PathBuf::from(path);
     let unusable = |error| OpenError::Model { path: path.clone(), error };
     let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
-    let load = Load::from(&Config::read(&gguf).map_err(unusable)?);
+    let load = Config::read(&gguf).and_then(|config| Load::of(&gguf, &config)).map_err(unusable)?;
     let layout = file_layout(&gguf).filter(|_| no_pack || matches!(packed(&gguf), Ok(Some(_))));
     let allowed = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     Ok(Question::new(load, cpu, allowed, layout, None))

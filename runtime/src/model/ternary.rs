@@ -1,0 +1,157 @@
+//! Ternary matrices as kernels multiply with them, and what becomes of those of a file.
+//!
+//! A matrix has one scale, `weight = trit * scale`, or one for each row and group of columns. In groups it lies as one
+//! matrix for each group, one after another, each in the kernels' layout: a call then meets a whole run of rows of a group,
+//! and all its scales lie side by side (`docs/layouts.md`).
+
+use core::fmt;
+use core::ops::Range;
+
+use tern_kernels::Layout;
+use tern_kernels::layout::MAX_COLS;
+
+use crate::arena::slice_bytes;
+use crate::error::LoadError;
+use crate::gguf::{Gguf, TensorInfo, optional};
+
+/// Key of the number of columns that share a scale, in a packed file whose matrices lie in groups.
+pub const GROUP_KEY: &str = "tern.pack.group";
+
+/// A ternary matrix `[rows, cols]` in the layout of the model's kernel set.
+#[derive(Clone, Copy, Debug)]
+pub struct Ternary<'a> {
+    /// Codes; in groups, those of one group after those of another.
+    pub packed: &'a [u8],
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// What weights are multiplied by.
+    pub scales: Scales<'a>,
+}
+
+/// What the weights of a matrix are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub enum Scales<'a> {
+    /// All by the same.
+    One(f32),
+    /// Those of row `r` and group `g` of columns by `scales[g * rows + r]`.
+    Groups {
+        /// Columns of a group.
+        cols: usize,
+        /// `[groups, rows]` as binary16 bits.
+        scales: &'a [u16],
+    },
+}
+
+impl<'a> Ternary<'a> {
+    /// Columns that share a scale.
+    pub fn group_cols(&self) -> usize {
+        match self.scales {
+            Scales::One(_) => self.cols,
+            Scales::Groups { cols, .. } => cols,
+        }
+    }
+
+    /// Bytes that a product reads.
+    pub fn bytes(&self) -> usize {
+        let scales = match self.scales {
+            Scales::One(_) => 0,
+            Scales::Groups { scales, .. } => size_of_val(scales),
+        };
+        self.packed.len() + scales
+    }
+
+    /// The panels of group `group` that hold `rows`, which begin with one.
+    pub(crate) fn panels(&self, layout: Layout, group: usize, rows: Range<usize>) -> &'a [u8] {
+        let cols = self.group_cols();
+        let panel_bytes = layout.panel_bytes(cols);
+        let start = group * self.rows.div_ceil(layout.panel_rows()) * panel_bytes;
+        let panels = rows.start / layout.panel_rows()..rows.end.div_ceil(layout.panel_rows());
+        &self.packed[start..][panels.start * panel_bytes..panels.end * panel_bytes]
+    }
+}
+
+/// Whether `info` is a matrix that is multiplied with, rather than one whose rows are looked up.
+fn is_matrix(info: &TensorInfo<'_>) -> bool {
+    info.name().starts_with("blk.") && info.ty().layout().is_some()
+}
+
+/// The ternary matrices of the layers of `gguf`.
+pub fn matrices<'a>(gguf: &Gguf<'a>) -> impl Iterator<Item = TensorInfo<'a>> {
+    gguf.tensors().filter(is_matrix)
+}
+
+/// Columns of the matrices of `gguf` that share a scale, or `None` where each matrix has one.
+///
+/// # Errors
+/// If the file says something that cannot be.
+pub fn grouping(gguf: &Gguf<'_>) -> Result<Option<usize>, LoadError> {
+    let Some(cols) = optional(gguf.u32(GROUP_KEY))? else { return Ok(None) };
+    let rule = "columns of a matrix are not whole groups with a scale of their own";
+    let against = cols as usize;
+    if against == 0 || against > MAX_COLS {
+        return Err(LoadError::Inconsistent { rule, found: 0, against });
+    }
+    match matrices(gguf).find(|info| !info.row_len().is_multiple_of(u64::from(cols))) {
+        None => Ok(Some(against)),
+        Some(info) => Err(LoadError::Inconsistent { rule, found: info.row_len() as usize, against }),
+    }
+}
+
+/// Bytes of arena that moving the ternary matrices of `gguf` into `layout` takes, 0 where they lie in it already.
+///
+/// # Errors
+/// If the layout does not take their groups, a shape does not fit it, or the sum overflows.
+pub fn repacked_bytes(gguf: &Gguf<'_>, layout: Layout) -> Result<usize, LoadError> {
+    let group = grouping(gguf)?;
+    let mut others = matrices(gguf).filter(|info| info.ty().layout() != Some(layout));
+    others.try_fold(0usize, |total, info| {
+        let (rows, cols) = (usize::try_from(info.rows()), usize::try_from(info.row_len()));
+        let (Ok(rows), Ok(cols)) = (rows, cols) else { return Err(LoadError::PlanOverflow) };
+        let bytes = packed_bytes(layout, rows, cols, group)?;
+        slice_bytes::<u8>(bytes).and_then(|bytes| total.checked_add(bytes)).ok_or(LoadError::PlanOverflow)
+    })
+}
+
+/// Bytes of a matrix in `layout`, in groups of `group` columns where there are groups.
+///
+/// # Errors
+/// If the layout has no room for it.
+pub fn packed_bytes(
+    layout: Layout,
+    rows: usize,
+    cols: usize,
+    group: Option<usize>,
+) -> Result<usize, LoadError> {
+    match group {
+        None => layout.bytes(rows, cols).ok_or(LoadError::Inconsistent {
+            rule: "columns do not fit the kernels' layout",
+            found: cols,
+            against: layout.col_multiple(),
+        }),
+        Some(group) => layout.grouped_bytes(rows, cols, group).ok_or(LoadError::Groups { group, layout }),
+    }
+}
+
+/// The layout of the ternary matrices of `gguf`, if all have the same: kernels for it can use the file as it is mapped.
+pub fn file_layout(gguf: &Gguf<'_>) -> Option<Layout> {
+    let mut layouts = matrices(gguf).map(|info| info.ty().layout());
+    let first = layouts.next()??;
+    layouts.all(|layout| layout == Some(first)).then_some(first)
+}
+
+/// Says that `layout` does not take groups of `group` columns, and which layouts do.
+pub(crate) fn say_groups(f: &mut fmt::Formatter<'_>, group: usize, layout: Layout) -> fmt::Result {
+    write!(
+        f,
+        "every {group} columns of its matrices have a scale of their own, which kernels for layout {} do not take; leave the \
+         choice of kernels to Tern or take a set for one of",
+        layout.name()
+    )?;
+    let others = Layout::ALL.into_iter().filter(|layout| layout.takes_groups(group));
+    for (at, other) in others.enumerate() {
+        write!(f, "{} {}", if at == 0 { "" } else { "," }, other.name())?;
+    }
+    Ok(())
+}
