@@ -249,6 +249,13 @@ pub enum LoadError {
         /// The layout.
         layout: Layout,
     },
+    /// A scale of a group of columns is no number of binary16, as such scales are kept.
+    ScaleOfGroup {
+        /// The tensor.
+        tensor: Name,
+        /// The scale.
+        found: f32,
+    },
     /// A number, scale or norm weight is NaN, infinite or not positive.
     NotFinite {
         /// The tensor or key.
@@ -436,6 +443,12 @@ impl fmt::Display for LoadError {
                  damaged, fetch it again and compare its checksum"
             ),
             Self::Groups { group, layout } => crate::model::ternary::say_groups(f, group, layout),
+            Self::ScaleOfGroup { tensor, found } => {
+                write!(
+                    f,
+                    "tensor '{tensor}' has the scale {found} for some columns, which binary16 cannot hold"
+                )
+            }
             Self::NotFinite { what } => {
                 write!(f, "'{what}' holds a value that is not a usable number; the file is damaged")
             }

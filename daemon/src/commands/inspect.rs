@@ -146,6 +146,9 @@ fn summary(description: &Description) -> Table {
     }
     let ternary = description.ternary_weights.map(|weights| format!(", {} of them ternary", count(weights)));
     row("parameters", count(description.parameters) + &ternary.unwrap_or_default());
+    if let Some(cols) = description.group_cols {
+        row("scales", format!("one for every {cols} columns of a row, as weight-only models have them"));
+    }
     if let Some(shape) = &description.shape {
         row("layers", format!("{}, hidden {}, feed-forward {}", shape.layers, shape.hidden, shape.ffn));
         row(

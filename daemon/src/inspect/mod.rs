@@ -9,16 +9,13 @@ mod memory;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tern_kernels::Layout;
-use tern_kernels::reference::scalar;
-use tern_runtime::arena::Arena;
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, TensorInfo};
-use tern_runtime::model::{Config, Model, file_layout};
+use tern_runtime::model::{Config, file_layout, grouping};
 use tern_runtime::tokenizer::{Repair, Tokenizer};
 
 use crate::model::{EngineChoice, Need, OpenError};
-use crate::packing::packed;
+use crate::packing::{look_at, packed};
 use crate::tasks::prompt::PromptForm;
 use crate::tune::Load;
 
@@ -52,6 +49,8 @@ pub struct Description {
     pub parameters: u64,
     /// Ternary weights.
     pub ternary_weights: Option<u64>,
+    /// Columns of their matrices that share a scale, where a matrix has several.
+    pub group_cols: Option<usize>,
     /// Bytes of weights that decoding one token reads.
     pub bytes_per_token: Option<u64>,
     /// Tensors by type, the largest sum first.
@@ -176,6 +175,7 @@ impl Description {
             shape: None,
             parameters: gguf.tensors().map(|tensor| tensor.elements()).sum(),
             ternary_weights: None,
+            group_cols: grouping(gguf).ok().flatten(),
             bytes_per_token: None,
             types: types(gguf),
             tokenizer: None,
@@ -244,11 +244,10 @@ impl Description {
         Ok(())
     }
 
-    /// Loads the weights where they lie: a scalar set reads the file's own layout, so no arena is needed.
+    /// Looks at the weights where they lie, whatever kernels would run them.
     fn read_weights(&mut self, gguf: &Gguf<'_>, config: Config) {
-        let set = scalar(file_layout(gguf).unwrap_or(Layout::T2B128));
-        match Model::load(gguf, config, set, &mut Arena::new(&mut [])) {
-            Ok(model) => self.bytes_per_token = Some(model.bytes_per_token() as u64),
+        match look_at(gguf, config, |model| model.bytes_per_token()) {
+            Ok(bytes) => self.bytes_per_token = Some(bytes as u64),
             // The types this build does not read are all listed anyway.
             Err(LoadError::NotTernary { found, .. } | LoadError::TensorType { found, .. })
                 if !found.is_supported() => {}

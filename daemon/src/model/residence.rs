@@ -6,6 +6,7 @@
 use tern_runtime::gguf::{Gguf, TensorInfo};
 use tern_runtime::head::HeadKind;
 use tern_runtime::head::planes::NAMES;
+use tern_runtime::model::ternary::is_matrix;
 
 /// Part of a mapped file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,8 @@ pub fn parts(gguf: &Gguf<'_>, head: HeadKind, moved: bool) -> Vec<Part> {
         gguf.tensors().filter(want).filter_map(|info| info.nbytes()).sum::<u64>()
     };
     let is = |names: &'static [&'static str]| move |info: &TensorInfo<'_>| names.contains(&info.name());
-    let ternary = bytes(&|info| info.ty().layout().is_some());
+    let is_scales = |info: &TensorInfo<'_>| info.name().ends_with(".scales");
+    let ternary = bytes(&|info| is_matrix(info) || is_scales(info));
     let embedding = bytes(&is(&["token_embd.weight"]));
     let own_head = bytes(&is(&["output.weight"]));
     let [high, low] = [bytes(&is(&[NAMES[0], NAMES[2]])), bytes(&is(&[NAMES[1]]))];
@@ -42,7 +44,7 @@ pub fn parts(gguf: &Gguf<'_>, head: HeadKind, moved: bool) -> Vec<Part> {
         part("head, low plane, by rows", low, false),
     ];
     let tensors: u64 = parts.iter().map(|part| part.bytes).sum();
-    let norms = bytes(&|info| info.rows() == 1 && info.ty().layout().is_none());
+    let norms = bytes(&|info| info.rows() == 1 && !is_matrix(info) && !is_scales(info));
     parts.push(part("norms", norms, true));
     let rest = gguf.file_bytes().saturating_sub(tensors + norms);
     parts.push(part("tokenizer, metadata, padding", rest, false));

@@ -6,7 +6,7 @@ use std::io;
 use tern_kernels::Layout;
 use tern_runtime::error::LoadError;
 
-use super::VERSION;
+use super::{GROUPED_VERSION, VERSION};
 use crate::checkpoint::CheckpointError;
 
 /// Why a model cannot be packed, or a packed one not be used.
@@ -15,8 +15,6 @@ use crate::checkpoint::CheckpointError;
 pub enum PackError {
     /// The model could not be run either.
     Load(LoadError),
-    /// Its matrices lie in several layouts already.
-    Mixed,
     /// A matrix has a shape that the layout cannot take.
     Shape {
         /// The tensor.
@@ -55,9 +53,6 @@ impl fmt::Display for PackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PackError::Load(error) => write!(f, "{error}"),
-            PackError::Mixed => f.write_str(
-                "its ternary matrices are missing or lie in several layouts; pack the model its makers published",
-            ),
             PackError::Shape { tensor, rows, cols, layout } => write!(
                 f,
                 "tensor '{tensor}' has {rows} rows of {cols}; layout {} takes columns in multiples of {}",
@@ -66,7 +61,7 @@ impl fmt::Display for PackError {
             ),
             PackError::Version { found } => write!(
                 f,
-                "it was packed as version {found}, this build reads version {VERSION}; pack the original model again"
+                "it was packed as version {found}, this build reads {VERSION}, and {GROUPED_VERSION} where matrices have several scales; pack the original model again"
             ),
             PackError::Layout { named, found } => write!(
                 f,
@@ -74,7 +69,10 @@ impl fmt::Display for PackError {
                 found.unwrap_or("of several layouts")
             ),
             PackError::Head { tensor } => {
-                write!(f, "tensor '{tensor}' is not the int8 head of its source; pack the original model again")
+                write!(
+                    f,
+                    "tensor '{tensor}' is not the int8 head of its source; pack the original model again"
+                )
             }
             PackError::Checkpoint(error) => write!(f, "{error}"),
             PackError::Write(error) => write!(f, "the packed file cannot be written: {error}"),

@@ -2,8 +2,8 @@
 //! nothing.
 //!
 //! A packed file is a GGUF of version 3 (`docs/packed.md`): every key of its source, a few of ours, and the tensors of the
-//! source in its order. Ternary matrices have a type id of ours and another byte order, everything else is unchanged; an
-//! int8 head may stand behind them. [`Recipe::write`] makes one, holding one matrix in memory at a time;
+//! source in its order. Ternary matrices have a type id of ours and another byte order, with their scales beside them where
+//! they have several; everything else is unchanged; an int8 head may stand behind them. [`Recipe::write`] makes one, holding one matrix in memory at a time;
 //! [`verify`](verify::verify) takes it apart again and compares every weight.
 
 mod error;
@@ -13,12 +13,14 @@ pub mod stream;
 pub mod verify;
 
 use std::fmt::Write as _;
-use std::thread;
 
-use tern_kernels::{Layout, pack};
-use tern_runtime::arena::Arena;
+use tern_kernels::Layout;
+use tern_runtime::arena::{ALIGN, Arena};
+use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, Header, PACKED_TAIL_BYTES, TensorInfo, TensorType, optional};
-use tern_runtime::model::{Config, Model, file_layout};
+use tern_runtime::model::loading::{rows_bytes, scales_name};
+use tern_runtime::model::ternary::{GROUP_KEY, is_matrix, packed_bytes};
+use tern_runtime::model::{Config, Model, Rows, file_layout, grouping};
 use tern_runtime::tokenizer::Tokenizer;
 
 pub use error::PackError;
@@ -26,12 +28,15 @@ pub use error::PackError;
 pub use stream::Output;
 
 use head::{Plane, Source};
+use rows::pack_groups;
 
 /// Tensors start at multiples of this: the largest page of the boards Tern is made for (16 KiB on a Raspberry Pi 5).
 pub const ALIGNMENT_BYTES: u32 = 16 << 10;
 
-/// Version of what the keys and types of a packed file mean.
+/// Version of what the keys and types of a packed file mean, where every matrix has one scale.
 pub const VERSION: u32 = 1;
+/// The same where matrices have a scale for each row and group of columns.
+pub const GROUPED_VERSION: u32 = 2;
 
 /// Key of [`VERSION`]; a file that has it is packed.
 pub const VERSION_KEY: &str = "tern.pack.version";
@@ -64,7 +69,8 @@ pub struct Packed<'a> {
 /// If it was packed by a version that this build does not know, or its keys contradict its tensors.
 pub fn packed<'a>(gguf: &Gguf<'a>) -> Result<Option<Packed<'a>>, PackError> {
     let Some(version) = optional(gguf.u32(VERSION_KEY))? else { return Ok(None) };
-    if version != VERSION {
+    let expected = if grouping(gguf)?.is_some() { GROUPED_VERSION } else { VERSION };
+    if version != expected {
         return Err(PackError::Version { found: version });
     }
     let named = gguf.str(LAYOUT_KEY)?;
@@ -74,9 +80,12 @@ pub fn packed<'a>(gguf: &Gguf<'a>) -> Result<Option<Packed<'a>>, PackError> {
     }
 }
 
+/// Keys that a packed file has of its own, not from its source.
+pub const KEYS: [&str; 5] = ["general.alignment", VERSION_KEY, LAYOUT_KEY, SOURCE_KEY, GROUP_KEY];
+
 /// One tensor of the packed file.
 struct Part<'a> {
-    name: &'a str,
+    name: String,
     ty: TensorType,
     dims: Vec<u64>,
     content: Content<'a>,
@@ -86,27 +95,41 @@ struct Part<'a> {
 enum Content<'a> {
     /// From the source as it is.
     Same(TensorInfo<'a>),
-    /// From a ternary matrix of the source, in this layout.
-    Matrix(Layout, TensorInfo<'a>),
+    /// From a ternary matrix of the source.
+    Matrix(Rows<'a>),
+    /// The scales of such a matrix.
+    Scales(Rows<'a>),
     /// From the head of the source.
     Head(Source<'a>, Plane),
 }
 
 impl Recipe {
     fn parts<'a>(&self, gguf: &Gguf<'a>, workers: usize) -> Result<Vec<Part<'a>>, PackError> {
-        let is_head = |name: &str| Plane::ALL.iter().any(|plane| plane.name() == name);
-        let kept = gguf.tensors().filter(|info| !is_head(info.name())).map(|info| {
-            let (ty, content) = match info.ty().layout() {
-                Some(from) => (TensorType::Packed(self.layout), Content::Matrix(from, info)),
-                None => (info.ty(), Content::Same(info)),
-            };
-            Part { name: info.name(), ty, dims: info.dims().to_vec(), content }
-        });
-        let mut parts: Vec<Part<'a>> = kept.collect();
+        let group = grouping(gguf)?;
+        let mut parts: Vec<Part<'a>> = Vec::new();
+        for info in gguf.tensors().filter(|info| !Plane::ALL.iter().any(|plane| plane.name() == info.name()))
+        {
+            let (name, dims) = (info.name().to_owned(), info.dims().to_vec());
+            if !is_matrix(&info) {
+                parts.push(Part { name, ty: info.ty(), dims, content: Content::Same(info) });
+                continue;
+            }
+            let (rows, scales) = (Rows::new(gguf, &info, group)?, scales_name(info.name()));
+            self.bytes(&rows, info.name())?;
+            let content = Content::Matrix(rows);
+            parts.push(Part { name, ty: TensorType::Packed(self.layout), dims, content });
+            // A packed source has them beside its matrices already.
+            let is_made = group.is_some() && !matches!(info.ty(), TensorType::Packed(_));
+            if let Some(name) = scales.filter(|_| is_made) {
+                let dims = vec![info.rows(), rows.scales() as u64];
+                let name = name.as_str().to_owned();
+                parts.push(Part { name, ty: TensorType::F16, dims, content: Content::Scales(rows) });
+            }
+        }
         if self.int8_head {
             let source = Source::new(gguf, workers)?;
             parts.extend(Plane::ALL.map(|plane| Part {
-                name: plane.name(),
+                name: plane.name().to_owned(),
                 ty: plane.ty(),
                 dims: source.dims(plane).to_vec(),
                 content: Content::Head(source, plane),
@@ -117,13 +140,17 @@ impl Recipe {
 
     fn header(&self, gguf: &Gguf<'_>, source: &str, parts: &[Part<'_>]) -> Result<Header, PackError> {
         let mut header = Header::aligned(ALIGNMENT_BYTES);
-        let ours = ["general.alignment", VERSION_KEY, LAYOUT_KEY, SOURCE_KEY];
-        for (key, value) in gguf.entries().filter(|(key, _)| !ours.contains(key)) {
+        for (key, value) in gguf.entries().filter(|(key, _)| !KEYS.contains(key)) {
             header.copy(key, &value);
         }
-        header.u32(VERSION_KEY, VERSION).str(LAYOUT_KEY, self.layout.name()).str(SOURCE_KEY, source);
+        let group = grouping(gguf)?;
+        header.u32(VERSION_KEY, if group.is_some() { GROUPED_VERSION } else { VERSION });
+        header.str(LAYOUT_KEY, self.layout.name()).str(SOURCE_KEY, source);
+        if let Some(group) = group {
+            header.u32(GROUP_KEY, group as u32);
+        }
         for part in parts {
-            header.tensor(part.name, part.ty, &part.dims).map_err(PackError::Write)?;
+            header.tensor(&part.name, part.ty, &part.dims).map_err(PackError::Write)?;
         }
         Ok(header)
     }
@@ -152,12 +179,19 @@ impl Recipe {
         check(gguf)?;
         let parts = self.parts(gguf, workers)?;
         let header = self.header(gguf, source, &parts)?;
-        let mut buffer = Vec::new();
+        let mut matrix = Matrix::default();
         stream::stream(header, parts.len(), out, wrote, |index, put| match &parts[index].content {
             Content::Same(info) => put(info.data()?),
-            Content::Matrix(from, info) => {
-                self.repack(*from, info, workers, &mut buffer)?;
-                put(&buffer)
+            Content::Matrix(rows) => {
+                matrix.pack(rows, self.bytes(rows, &parts[index].name)?, self.layout, workers)?;
+                put(&matrix.bytes)
+            }
+            Content::Scales(rows) => {
+                // An attempt that goes on here has not packed the matrix in front.
+                if matrix.scales.is_empty() {
+                    matrix.pack(rows, self.bytes(rows, &parts[index].name)?, self.layout, workers)?;
+                }
+                put(&matrix.scale_bytes())
             }
             Content::Head(source, plane) => source.fill(*plane, put),
         })
@@ -172,57 +206,78 @@ impl Recipe {
         Ok(stream::identity(&self.header(gguf, source, &self.parts(gguf, 1)?)?))
     }
 
-    /// One matrix and its tail in this layout, in `buffer`.
-    fn repack(
-        &self,
-        from: Layout,
-        info: &TensorInfo<'_>,
-        workers: usize,
-        buffer: &mut Vec<u8>,
-    ) -> Result<(), PackError> {
-        let (rows, cols) = (info.rows() as usize, info.row_len() as usize);
-        let (codes, scale) = codes_and_scale(info)?;
-        let Some(bytes) = self.layout.bytes(rows, cols) else {
-            return Err(PackError::Shape { tensor: info.name().to_owned(), rows, cols, layout: self.layout });
-        };
-        buffer.clear();
-        buffer.resize(bytes + PACKED_TAIL_BYTES, 0);
-        let (packed, tail) = buffer.split_at_mut(bytes);
-        tail[..scale.len()].copy_from_slice(&scale);
-        // Whole panels of both layouts for each worker: their least common multiple divides this.
-        let unit = from.panel_rows() * self.layout.panel_rows();
-        let each = rows.div_ceil(workers).next_multiple_of(unit);
-        let from_bytes = each / from.panel_rows() * from.panel_bytes(cols);
-        let to_bytes = each / self.layout.panel_rows() * self.layout.panel_bytes(cols);
-        thread::scope(|scope| {
-            let pieces = codes.chunks(from_bytes).zip(packed.chunks_mut(to_bytes));
-            for (at, (source, target)) in pieces.enumerate() {
-                let rows = each.min(rows - at * each);
-                scope.spawn(move || pack::repack(from, source, self.layout, rows, cols, target));
-            }
-        });
-        Ok(())
+    /// Bytes of the codes of a matrix in this layout.
+    fn bytes(&self, rows: &Rows<'_>, tensor: &str) -> Result<usize, PackError> {
+        let (layout, (height, cols)) = (self.layout, rows.shape());
+        match (packed_bytes(layout, height, cols, rows.group()), rows.group()) {
+            (Ok(bytes), _) => Ok(bytes),
+            (Err(_), None) => Err(PackError::Shape { tensor: tensor.to_owned(), rows: height, cols, layout }),
+            (Err(error), Some(_)) => Err(error.into()),
+        }
     }
 }
 
-/// Codes of a ternary tensor and the four bytes of its scale.
-fn codes_and_scale<'a>(info: &TensorInfo<'a>) -> Result<(&'a [u8], [u8; 4]), PackError> {
-    let data = info.data()?;
-    let layout = info.ty().layout().expect("asked for ternary tensors only");
-    // Parsed: the tensor has exactly the bytes of its type, the codes first.
-    let codes = layout.bytes(info.rows() as usize, info.row_len() as usize).unwrap_or(0);
-    let (codes, tail) = data.split_at(codes);
-    Ok((codes, [tail[0], tail[1], tail[2], tail[3]]))
+/// One matrix as a packed file has it.
+#[derive(Default)]
+struct Matrix {
+    /// Codes and what stands behind them.
+    bytes: Vec<u8>,
+    /// `[groups, rows]` as binary16 bits, where it is in groups.
+    scales: Vec<u16>,
 }
 
-/// Whether the model could be run from `gguf` as it is: its shape, its tokenizer's tables and every code.
+impl Matrix {
+    /// Takes `rows`, whose codes are `bytes` in `layout`, in place of the matrix before.
+    fn pack(
+        &mut self,
+        rows: &Rows<'_>,
+        bytes: usize,
+        layout: Layout,
+        workers: usize,
+    ) -> Result<(), PackError> {
+        let (height, cols) = rows.shape();
+        self.bytes.clear();
+        self.bytes.resize(bytes + PACKED_TAIL_BYTES, 0);
+        self.scales.clear();
+        self.scales.resize(if rows.group().is_some() { height * rows.scales() } else { 0 }, 0);
+        let (packed, tail) = self.bytes.split_at_mut(bytes);
+        let scale = rows.one_scale()?.unwrap_or(1.0);
+        tail[..4].copy_from_slice(&scale.to_le_bytes());
+        pack_groups(
+            layout,
+            (height, cols),
+            rows.group(),
+            workers,
+            (packed, &mut self.scales),
+            &|row, trits: &mut [i8], scales: &mut [f32]| rows.read(row, trits, scales),
+        )?;
+        Ok(())
+    }
+
+    fn scale_bytes(&self) -> Vec<u8> {
+        self.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect()
+    }
+}
+
+/// Whether the model could be run from `gguf` as it is: its shape, its tokenizer's tables, every code and every scale.
 fn check(gguf: &Gguf<'_>) -> Result<(), PackError> {
     let config = Config::read(gguf)?;
     Tokenizer::plan(gguf)?;
-    let layout = file_layout(gguf).ok_or(PackError::Mixed)?;
-    let scalar = tern_kernels::reference::scalar(layout);
-    Model::load(gguf, config, scalar, &mut Arena::new(&mut []))?;
+    look_at(gguf, config, |_| ())?;
     Ok(())
+}
+
+/// Checks the weights of `gguf` where they lie and hands them to `seen`.
+///
+/// # Errors
+/// As [`Model::look_at`].
+pub fn look_at<R>(
+    gguf: &Gguf<'_>,
+    config: Config,
+    seen: impl FnOnce(&Model<'_>) -> R,
+) -> Result<R, LoadError> {
+    let mut memory = vec![0; rows_bytes(gguf, None)?.next_multiple_of(ALIGN) + ALIGN];
+    Ok(seen(&Model::look_at(gguf, config, &mut Arena::new(&mut memory))?))
 }
 
 /// A text that tells one model file from another without reading its weights: its name, its size, when it was last

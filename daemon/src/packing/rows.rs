@@ -1,40 +1,98 @@
-//! A ternary matrix that is made row by row, packed panel by panel: what is in memory of it beside the result is one panel
-//! a thread.
+//! A ternary matrix that is made row by row, packed a few rows at a time: what is in memory of it beside the result are
+//! some rows a thread.
 
+use std::convert::Infallible;
 use std::thread;
 
+use tern_kernels::half::f32_to_f16;
 use tern_kernels::{Layout, pack};
 
 /// Packs the matrix `[rows, cols]` into `packed`, `layout.bytes(rows, cols)` long, with `workers` threads. `row(r, trits)`
 /// writes row `r`, each weight -1, 0 or +1; every row is asked for once.
 ///
 /// # Panics
-/// If `packed` has another length, or a weight is not ternary.
+/// If `packed` has another length.
 pub fn pack_rows(
     layout: Layout,
-    (rows, cols): (usize, usize),
+    shape: (usize, usize),
     workers: usize,
     packed: &mut [u8],
     row: &(impl Fn(usize, &mut [i8]) + Sync),
 ) {
-    assert_eq!(layout.bytes(rows, cols), Some(packed.len()), "packed length for {rows} x {cols}");
-    let (panel, panel_bytes) = (layout.panel_rows(), layout.panel_bytes(cols));
-    let each = rows.div_ceil(panel).div_ceil(workers.max(1)).max(1);
-    thread::scope(|scope| {
-        for (worker, panels) in packed.chunks_mut(each * panel_bytes).enumerate() {
-            scope.spawn(move || {
-                let mut trits = vec![0i8; panel * cols];
-                for (at, bytes) in panels.chunks_exact_mut(panel_bytes).enumerate() {
-                    let first = (worker * each + at) * panel;
-                    let here = panel.min(rows - first);
-                    for (r, line) in trits[..here * cols].chunks_exact_mut(cols).enumerate() {
-                        row(first + r, line);
-                    }
-                    pack::pack(layout, &trits[..here * cols], here, cols, bytes);
+    let every = |at: usize, trits: &mut [i8], _: &mut [f32]| {
+        row(at, trits);
+        Ok::<(), Infallible>(())
+    };
+    let Ok(()) = pack_groups(layout, shape, None, workers, (packed, &mut []), &every);
+}
+
+/// As [`pack_rows`], of a matrix whose rows have a scale for each `group` columns, where there is a group: `row(r, trits,
+/// scales)` writes the scales of row `r` too, each a number of binary16. They go to `scales: [groups, rows]`, and `packed` is
+/// `layout.grouped_bytes(rows, cols, group)` long. Without a group a row has one scale, which goes nowhere.
+///
+/// # Errors
+/// Those of `row`: the first of the first thread that has one.
+///
+/// # Panics
+/// If a length does not belong to the shape.
+pub fn pack_groups<E: Send>(
+    layout: Layout,
+    (rows, cols): (usize, usize),
+    group: Option<usize>,
+    workers: usize,
+    (packed, scales): (&mut [u8], &mut [u16]),
+    row: &(impl Fn(usize, &mut [i8], &mut [f32]) -> Result<(), E> + Sync),
+) -> Result<(), E> {
+    let width = group.unwrap_or(cols);
+    let (groups, height, panel) = (cols / width.max(1), pack::rows_at_once(layout), layout.panel_rows());
+    let group_bytes = layout.bytes(rows, width).expect("groups of columns that fit the layout");
+    assert_eq!(packed.len(), groups * group_bytes, "packed length for {rows} x {cols}");
+    assert_eq!(scales.len(), if group.is_some() { groups * rows } else { 0 }, "scales of {rows} x {cols}");
+    let panels_bytes = |rows: usize| rows.div_ceil(panel) * layout.panel_bytes(width);
+    // Whole panels for each worker, of every group.
+    let each = rows.div_ceil(height).div_ceil(workers.max(1)).max(1) * height;
+    let mut parts: Vec<(Vec<&mut [u8]>, Vec<&mut [u16]>)> = Vec::new();
+    parts.resize_with(rows.div_ceil(each), Default::default);
+    for panels in packed.chunks_exact_mut(group_bytes.max(1)) {
+        parts.iter_mut().zip(panels.chunks_mut(panels_bytes(each))).for_each(|(part, own)| part.0.push(own));
+    }
+    for scales in scales.chunks_exact_mut(rows.max(1)) {
+        parts.iter_mut().zip(scales.chunks_mut(each)).for_each(|(part, own)| part.1.push(own));
+    }
+    let pack_part = |at: usize, (mut panels, mut scales): (Vec<&mut [u8]>, Vec<&mut [u16]>)| {
+        let (first, last) = (at * each, rows.min((at + 1) * each));
+        let (mut trits, mut found) = (vec![0i8; height * cols], vec![0f32; groups]);
+        for start in (first..last).step_by(height) {
+            let some = height.min(last - start);
+            let trits = &mut trits[..some * cols];
+            for (r, line) in trits.chunks_exact_mut(cols).enumerate() {
+                row(start + r, line, &mut found)?;
+                for (scales, scale) in scales.iter_mut().zip(&found) {
+                    scales[start - first + r] = f32_to_f16(*scale);
                 }
-            });
+            }
+            let bytes = panels_bytes(start - first)..panels_bytes(start - first + some);
+            for (at, panels) in panels.iter_mut().enumerate() {
+                pack::pack_rows(
+                    layout,
+                    trits,
+                    cols,
+                    at * width..(at + 1) * width,
+                    &mut panels[bytes.clone()],
+                );
+            }
         }
-    });
+        Ok(())
+    };
+    let pack_part = &pack_part;
+    thread::scope(|scope| {
+        let threads: Vec<_> = parts
+            .into_iter()
+            .enumerate()
+            .map(|(at, part)| scope.spawn(move || pack_part(at, part)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("packing does not panic")).collect()
+    })
 }
 
 #[cfg(test)]
@@ -55,5 +113,32 @@ mod tests {
                 assert_eq!(by_rows, whole, "{} {rows} rows, {workers} workers", layout.name());
             }
         }
+    }
+
+    #[test]
+    fn groups_are_matrices_one_after_another_and_an_error_comes_out() {
+        let weight = |row: usize, col: usize| ((row * 31 + col * 7 + row * col % 5) % 3) as i8 - 1;
+        let (rows, cols, group) = (65, 256, 64);
+        let row = |row: usize, trits: &mut [i8], scales: &mut [f32]| {
+            trits.iter_mut().enumerate().for_each(|(col, trit)| *trit = weight(row, col));
+            scales.iter_mut().enumerate().for_each(|(at, scale)| *scale = (row + 100 * at) as f32);
+            if row < rows { Ok(()) } else { Err(row) }
+        };
+        for layout in Layout::ALL.into_iter().filter(|layout| layout.takes_groups(group)) {
+            let bytes = layout.grouped_bytes(rows, cols, group).expect("it fits");
+            let (mut packed, mut scales) = (vec![9; bytes], vec![9; rows * 4]);
+            pack_groups(layout, (rows, cols), Some(group), 3, (&mut packed, &mut scales), &row)
+                .expect("no row fails");
+            for (at, found) in packed.chunks_exact(bytes / 4).enumerate() {
+                let mut expected = vec![0; bytes / 4];
+                pack::pack_with(layout, rows, group, &mut expected, |row, col| weight(row, at * group + col));
+                assert!(found == expected, "{} group {at}", layout.name());
+                assert_eq!(scales[at * rows + 64], f32_to_f16((64 + 100 * at) as f32));
+            }
+        }
+        let fails = |_: usize, _: &mut [i8], _: &mut [f32]| Err("no row");
+        let mut packed = vec![0; Layout::T5R.bytes(10, 128).expect("it fits")];
+        let found = pack_groups(Layout::T5R, (10, 128), None, 1, (&mut packed, &mut []), &fails);
+        assert_eq!(found, Err("no row"));
     }
 }

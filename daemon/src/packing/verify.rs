@@ -1,13 +1,17 @@
 //! Taking a packed model apart again and comparing it with its source, weight by weight.
 
 use std::fmt;
+use std::ops::Range;
 use std::thread;
 
-use tern_kernels::{Layout, pack};
+use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, TensorInfo};
+use tern_runtime::model::loading::scales_name;
+use tern_runtime::model::ternary::is_matrix;
+use tern_runtime::model::{Rows, grouping};
 
 use super::head::{Plane, Source};
-use super::{LAYOUT_KEY, PackError, SOURCE_KEY, VERSION_KEY, codes_and_scale, packed};
+use super::{KEYS, PackError, packed};
 
 /// What was compared and found equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,8 +77,7 @@ impl std::error::Error for Difference {}
 pub fn verify(source: &Gguf<'_>, copy: &Gguf<'_>, mut read: impl FnMut(u64)) -> Result<Verified, Difference> {
     packed(copy).map_err(Difference::Unreadable)?.ok_or(Difference::NotPacked)?;
     let mut verified = Verified::default();
-    let ours = ["general.alignment", VERSION_KEY, LAYOUT_KEY, SOURCE_KEY];
-    for (key, value) in source.entries().filter(|(key, _)| !ours.contains(key)) {
+    for (key, value) in source.entries().filter(|(key, _)| !KEYS.contains(key)) {
         // Bit patterns, so that a NaN equals itself.
         if copy.value(key).is_none_or(|found| format!("{found:?}") != format!("{value:?}")) {
             return Err(Difference::Key(key.to_owned()));
@@ -82,30 +85,39 @@ pub fn verify(source: &Gguf<'_>, copy: &Gguf<'_>, mut read: impl FnMut(u64)) -> 
         verified.keys += 1;
     }
     let is_head = |info: &TensorInfo<'_>| Plane::ALL.iter().any(|plane| plane.name() == info.name());
-    let originals: Vec<_> = source.tensors().filter(|info| !is_head(info)).collect();
-    let (heads, founds): (Vec<_>, Vec<_>) = copy.tensors().partition(is_head);
+    // The scales of groups are compared with their matrix, from wherever they are in either file.
+    let is_scales = |info: &TensorInfo<'_>| info.name().ends_with(".scales");
+    let originals: Vec<_> = source.tensors().filter(|info| !is_head(info) && !is_scales(info)).collect();
+    let (heads, founds): (Vec<_>, Vec<_>) = copy.tensors().filter(|info| !is_scales(info)).partition(is_head);
     if originals.len() != founds.len() || !(heads.is_empty() || heads.len() == Plane::ALL.len()) {
         return Err(Difference::Tensor("(one of them)".to_owned()));
     }
-    let mut buffer = Vec::new();
+    let groupings = [source, copy].map(grouping);
+    let [Ok(group), Ok(found_group)] = groupings else {
+        let error = groupings.into_iter().find_map(Result::err).expect("one of them is an error");
+        return Err(Difference::Unreadable(error.into()));
+    };
     for (original, found) in originals.into_iter().zip(founds) {
         let name = || original.name().to_owned();
         if original.name() != found.name() || original.dims() != found.dims() {
             return Err(Difference::Tensor(name()));
         }
-        match (original.ty().layout(), found.ty().layout()) {
-            (Some(layout), Some(packed)) => {
-                compare_matrix(layout, &original, packed, &found, &mut buffer)?;
-                verified.matrices += 1;
-                verified.weights += original.elements();
+        if is_matrix(&original) && is_matrix(&found) {
+            let rows = |gguf, info, group| {
+                Rows::new(gguf, info, group).map_err(|error| Difference::Unreadable(error.into()))
+            };
+            let (a, b) = (rows(source, &original, group)?, rows(copy, &found, found_group)?);
+            compare_matrix(&a, &b, original.name())?;
+            verified.matrices += 1;
+            verified.weights += original.elements();
+            let scales = scales_name(found.name()).and_then(|name| copy.tensor(&name));
+            read(scales.and_then(|info| info.nbytes()).unwrap_or(0));
+        } else {
+            let same_bytes = matches!((original.data(), found.data()), (Ok(a), Ok(b)) if a == b);
+            if original.ty() != found.ty() || !same_bytes {
+                return Err(Difference::Tensor(name()));
             }
-            _ => {
-                let same_bytes = matches!((original.data(), found.data()), (Ok(a), Ok(b)) if a == b);
-                if original.ty() != found.ty() || !same_bytes {
-                    return Err(Difference::Tensor(name()));
-                }
-                verified.tensors += 1;
-            }
+            verified.tensors += 1;
         }
         read(found.nbytes().unwrap_or(0));
     }
@@ -141,34 +153,41 @@ pub fn compare_plane(head: &Source<'_>, plane: Plane, found: &TensorInfo<'_>) ->
     if rest.is_empty() { Ok(head.rows()) } else { Err(differs()) }
 }
 
-/// Moves `found` back into the layout of `original` and compares codes and scale.
-fn compare_matrix(
-    layout: Layout,
-    original: &TensorInfo<'_>,
-    packed: Layout,
-    found: &TensorInfo<'_>,
-    buffer: &mut Vec<u8>,
-) -> Result<(), Difference> {
-    let (codes, scale) = codes_and_scale(original).map_err(Difference::Unreadable)?;
-    let (found_codes, found_scale) = codes_and_scale(found).map_err(Difference::Unreadable)?;
-    let (rows, cols) = (original.rows() as usize, original.row_len() as usize);
-    buffer.clear();
-    buffer.resize(codes.len(), 0);
-    pack::repack(packed, found_codes, layout, rows, cols, buffer);
-    if buffer != codes {
-        let place = (0..rows * cols)
-            .map(|i| (i / cols, i % cols))
-            .find(|(row, col)| {
-                pack::weight_at(layout, codes, cols, *row, *col)
-                    != pack::weight_at(packed, found_codes, cols, *row, *col)
-            })
-            .unwrap_or_default();
-        return Err(Difference::Weight { tensor: original.name().to_owned(), row: place.0, col: place.1 });
+/// Compares every weight and every scale of two matrices, a few rows a thread.
+fn compare_matrix(original: &Rows<'_>, found: &Rows<'_>, name: &str) -> Result<(), Difference> {
+    let unreadable = |error: LoadError| Difference::Unreadable(error.into());
+    let scale_differs = || Difference::Scale(name.to_owned());
+    if original.scales() != found.scales() {
+        return Err(scale_differs());
     }
-    if scale != found_scale {
-        return Err(Difference::Scale(original.name().to_owned()));
-    }
-    Ok(())
+    let one = |rows: &Rows<'_>| rows.one_scale().map(|scale| scale.map(f32::to_bits)).map_err(unreadable);
+    let (rows, cols) = original.shape();
+    let compare = |range: Range<usize>| {
+        let (mut a, mut b) = (vec![0i8; cols], vec![0i8; cols]);
+        let (mut a_scales, mut b_scales) = (vec![0f32; found.scales()], vec![0f32; found.scales()]);
+        for row in range {
+            original.read(row, &mut a, &mut a_scales).map_err(unreadable)?;
+            found.read(row, &mut b, &mut b_scales).map_err(unreadable)?;
+            if let Some(col) = a.iter().zip(&b).position(|(a, b)| a != b) {
+                return Err(Difference::Weight { tensor: name.to_owned(), row, col });
+            }
+            if a_scales.iter().zip(&b_scales).any(|(a, b)| a.to_bits() != b.to_bits()) {
+                return Err(scale_differs());
+            }
+        }
+        Ok(())
+    };
+    let compare = &compare;
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    // Whole panels of every layout, so that each is checked once.
+    let each = rows.div_ceil(workers).next_multiple_of(160);
+    thread::scope(|scope| {
+        let starts = (0..rows).step_by(each);
+        let threads: Vec<_> =
+            starts.map(|first| scope.spawn(move || compare(first..rows.min(first + each)))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("comparing does not panic"))
+    })?;
+    if one(original)? == one(found)? { Ok(()) } else { Err(scale_differs()) }
 }
 
 #[cfg(test)]
@@ -176,6 +195,7 @@ mod tests {
     use super::*;
     use crate::aligned::Aligned;
     use crate::packing::Recipe;
+    use tern_kernels::Layout;
 
     static TINY: &Aligned<[u8]> =
         &Aligned(*include_bytes!("../../../tests/fixtures/oracle/gguf/tiny-i2_s.gguf"));

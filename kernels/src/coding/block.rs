@@ -98,8 +98,6 @@ impl TernaryBlock {
     /// If `block` or `weights` is shorter than a block.
     #[inline(always)]
     pub fn decode(self, block: &[u8], weights: &mut [i8]) -> f32 {
-        let at = self.scale_at();
-        let scale = f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
         match self {
             Self::Tq1_0 => {
                 digits(&block[..32], 5, &mut weights[..160]);
@@ -146,7 +144,17 @@ impl TernaryBlock {
                 }
             }
         }
-        scale
+        self.scale(block)
+    }
+
+    /// The scale of `block`.
+    ///
+    /// # Panics
+    /// If `block` is shorter than one.
+    #[inline(always)]
+    pub fn scale(self, block: &[u8]) -> f32 {
+        let at = self.scale_at();
+        f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
     }
 }
 

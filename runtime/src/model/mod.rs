@@ -7,7 +7,7 @@ pub mod loading;
 pub mod rope;
 pub mod ternary;
 
-use tern_kernels::KernelSet;
+use tern_kernels::{KernelSet, Layout};
 
 use crate::arena::Arena;
 use crate::error::LoadError;
@@ -17,7 +17,8 @@ pub use config::{Config, MAX_LAYERS, Multipliers};
 pub use dense::{Dense, DenseData};
 pub use graph::Graph;
 use loading::Loader;
-pub use ternary::{Scales, Ternary, file_layout, grouping, repacked_bytes};
+pub use loading::{Rows, repacked_bytes};
+pub use ternary::{Scales, Ternary, file_layout, grouping};
 
 /// Weights of one transformer layer.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +89,26 @@ impl<'a> Model<'a> {
         kind: HeadKind,
         arena: &mut Arena<'a>,
     ) -> Result<Self, LoadError> {
+        Model::assemble(gguf, config, (set, Some(set.layout)), kind, arena)
+    }
+
+    /// Checks the model where it lies, whatever kernels could run it: every shape, code and scale. Its matrices then have the
+    /// codes of the file. `arena` needs [`loading::rows_bytes`] at most.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn look_at(gguf: &Gguf<'a>, config: Config, arena: &mut Arena<'a>) -> Result<Self, LoadError> {
+        Model::assemble(gguf, config, (&tern_kernels::SCALAR, None), HeadKind::Stored, arena)
+    }
+
+    /// The model with its matrices in `layout`, or as they lie.
+    fn assemble(
+        gguf: &Gguf<'a>,
+        config: Config,
+        (set, layout): (&KernelSet, Option<Layout>),
+        kind: HeadKind,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, LoadError> {
         let Config { hidden, ffn, vocab, .. } = config;
         let embedding = Dense::load(&gguf.require("token_embd.weight")?, hidden, vocab)?;
         let (dense, untied) = match gguf.tensor("output.weight") {
@@ -101,7 +122,7 @@ impl<'a> Model<'a> {
         };
         let output_norm = dense::load_norm(&gguf.require("output_norm.weight")?, hidden)?;
         let rope_factors = rope::factors(gguf, config.head_dim)?;
-        let mut loader = Loader::new(gguf, set.layout)?;
+        let mut loader = Loader::new(gguf, layout, arena)?;
         let mut layers = heapless::Vec::new();
         for n in 0..config.layers {
             let tensor = |suffix: &str| {
@@ -113,7 +134,7 @@ impl<'a> Model<'a> {
             let norm = |suffix, len| dense::load_norm(&tensor(suffix)?, len);
             let sub_norm = |suffix, len| config.graph.sub_norms.then(|| norm(suffix, len)).transpose();
             let head_norm = |suffix| norm(suffix, config.head_dim);
-            let mut ternary = |suffix, rows, cols| loader.ternary(&tensor(suffix)?, rows, cols, arena);
+            let mut ternary = |suffix, rows, cols| loader.ternary(&tensor(suffix)?, (rows, cols), arena);
             let layer = Layer {
                 attn_norm: norm("attn_norm", hidden)?,
                 attn_sub_norm: sub_norm("attn_sub_norm", config.q_dim())?,

@@ -7,10 +7,10 @@
 use core::fmt;
 use core::ops::Range;
 
-use tern_kernels::Layout;
 use tern_kernels::layout::MAX_COLS;
+use tern_kernels::{Coding, Layout};
 
-use crate::arena::slice_bytes;
+use super::loading::{MIN_GROUP, block_scale};
 use crate::error::LoadError;
 use crate::gguf::{Gguf, TensorInfo, optional};
 
@@ -72,46 +72,47 @@ impl<'a> Ternary<'a> {
     }
 }
 
-/// Whether `info` is a matrix that is multiplied with, rather than one whose rows are looked up.
-fn is_matrix(info: &TensorInfo<'_>) -> bool {
-    info.name().starts_with("blk.") && info.ty().layout().is_some()
-}
-
-/// The ternary matrices of the layers of `gguf`.
+/// The ternary matrices of the layers of `gguf`: those that are multiplied with, not those whose rows are looked up.
 pub fn matrices<'a>(gguf: &Gguf<'a>) -> impl Iterator<Item = TensorInfo<'a>> {
     gguf.tensors().filter(is_matrix)
 }
 
-/// Columns of the matrices of `gguf` that share a scale, or `None` where each matrix has one.
+/// Whether `info` is one of [`matrices`].
+pub fn is_matrix(info: &TensorInfo<'_>) -> bool {
+    info.name().starts_with("blk.") && info.ty().is_ternary()
+}
+
+/// Columns of the matrices of `gguf` that share a scale, or `None` where each matrix has one. Blocks whose scales are all
+/// the same are one scale.
 ///
 /// # Errors
 /// If the file says something that cannot be.
 pub fn grouping(gguf: &Gguf<'_>) -> Result<Option<usize>, LoadError> {
-    let Some(cols) = optional(gguf.u32(GROUP_KEY))? else { return Ok(None) };
     let rule = "columns of a matrix are not whole groups with a scale of their own";
-    let against = cols as usize;
-    if against == 0 || against > MAX_COLS {
-        return Err(LoadError::Inconsistent { rule, found: 0, against });
+    if let Some(cols) = optional(gguf.u32(GROUP_KEY))? {
+        let against = cols as usize;
+        if !(MIN_GROUP..=MAX_COLS).contains(&against) {
+            return Err(LoadError::Inconsistent { rule, found: 0, against });
+        }
+        return match matrices(gguf).find(|info| !info.row_len().is_multiple_of(u64::from(cols))) {
+            None => Ok(Some(against)),
+            Some(info) => Err(LoadError::Inconsistent { rule, found: info.row_len() as usize, against }),
+        };
     }
-    match matrices(gguf).find(|info| !info.row_len().is_multiple_of(u64::from(cols))) {
-        None => Ok(Some(against)),
-        Some(info) => Err(LoadError::Inconsistent { rule, found: info.row_len() as usize, against }),
+    let (mut group, mut is_one) = (0, true);
+    for info in matrices(gguf) {
+        // What is wrong with a coding is said when the matrix is loaded.
+        if let Ok(coding @ Coding::Blocks(block)) = info.coding() {
+            group = common(group, block.values());
+            is_one = is_one && block_scale(coding, info.data()?).is_some();
+        }
     }
+    Ok((!is_one).then_some(group))
 }
 
-/// Bytes of arena that moving the ternary matrices of `gguf` into `layout` takes, 0 where they lie in it already.
-///
-/// # Errors
-/// If the layout does not take their groups, a shape does not fit it, or the sum overflows.
-pub fn repacked_bytes(gguf: &Gguf<'_>, layout: Layout) -> Result<usize, LoadError> {
-    let group = grouping(gguf)?;
-    let mut others = matrices(gguf).filter(|info| info.ty().layout() != Some(layout));
-    others.try_fold(0usize, |total, info| {
-        let (rows, cols) = (usize::try_from(info.rows()), usize::try_from(info.row_len()));
-        let (Ok(rows), Ok(cols)) = (rows, cols) else { return Err(LoadError::PlanOverflow) };
-        let bytes = packed_bytes(layout, rows, cols, group)?;
-        slice_bytes::<u8>(bytes).and_then(|bytes| total.checked_add(bytes)).ok_or(LoadError::PlanOverflow)
-    })
+/// The greatest common divisor.
+const fn common(a: usize, b: usize) -> usize {
+    if a == 0 { b } else { common(b % a, a) }
 }
 
 /// Bytes of a matrix in `layout`, in groups of `group` columns where there are groups.

@@ -1,0 +1,245 @@
+//! Models whose matrices have several scales: logits against Hugging Face transformers with float activations, the error of
+//! int8 ones, and the same bits in every set, cut and form of the file.
+//!
+//! The fixtures were made by transformers in binary32 (`tests/oracles/groups.py`). With float activations nothing is rounded
+//! that binary32 would keep, so no prompt needs a margin.
+
+use std::fs;
+use std::path::Path;
+
+use tern::packing::verify::verify;
+use tern::packing::{PackError, Recipe, packed};
+use tern_kernels::{KernelSet, Layout};
+use tern_runtime::activations::Activations;
+use tern_runtime::arena::ALIGN;
+use tern_runtime::engine::Engine;
+use tern_runtime::error::LoadError;
+use tern_runtime::gguf::Gguf;
+use tern_runtime::map::MappedFile;
+use tern_runtime::model::{Config, grouping};
+use tern_runtime::parallel::Serial;
+use tern_runtime::plan::{MemoryPlan, Options};
+use tern_tests::model::{Setup, fixture, greedy, logits, run, tokens, with_options};
+use tern_tests::{npy, sets};
+
+/// A model and the columns that share a scale in it.
+const MODELS: [(&str, usize); 3] = [("q2_0", 64), ("pq2_0", 128), ("tq2_0", 256)];
+
+/// The file of a model, its ids, and what transformers says of them: the size of the vocabulary and the logits.
+fn oracle(name: &str) -> (std::path::PathBuf, Vec<u32>, usize, Vec<f32>) {
+    let (vocab, expected) = npy::floats(&fixture(&format!("oracle/groups/{name}_logits.npy")));
+    let ids = npy::ids(&fixture(&format!("oracle/groups/{name}_ids.npy")));
+    (fixture(&format!("oracle/groups/{name}.gguf")), ids, vocab, expected)
+}
+
+/// The sets that take groups of `group` columns.
+fn takers(group: usize) -> Vec<&'static KernelSet> {
+    sets::for_models().into_iter().filter(|set| set.layout.takes_groups(group)).collect()
+}
+
+/// Logits of `ids` by `setup` with these activations.
+fn logits_of(path: &Path, setup: Setup, activations: Activations, ids: &[u32]) -> Vec<f32> {
+    with_options(path, setup, |options| options.activations = Some(activations), |e| logits(e, ids))
+}
+
+/// The largest difference of two logits, the mean divergence of the distributions in nats, and how many rows have another
+/// token at their top.
+fn compare(found: &[f32], expected: &[f32], vocab: usize) -> (f32, f64, usize) {
+    assert_eq!(found.len(), expected.len(), "logits of every position");
+    let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+        row.iter().map(|x| f64::from(*x) - sum.ln()).collect()
+    };
+    let top = |row: &[f32]| (0..vocab).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+    let (mut divergence, mut flips) = (0.0, 0);
+    for (found, expected) in found.chunks(vocab).zip(expected.chunks(vocab)) {
+        let (q, p) = (log_softmax(found), log_softmax(expected));
+        divergence += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        flips += usize::from(top(found) != top(expected));
+    }
+    (largest, divergence / (found.len() / vocab) as f64, flips)
+}
+
+#[test]
+fn float_activations_agree_with_transformers_and_int8_ones_nearly() {
+    for (name, group) in MODELS {
+        let (path, ids, vocab, expected) = oracle(name);
+        for (at, set) in takers(group).into_iter().enumerate() {
+            let setup = Setup { set, ..Setup::default() };
+            let found = logits_of(&path, setup, Activations::Float, &ids);
+            let (largest, _, flips) = compare(&found, &expected, vocab);
+            println!("{name}, {}: float, largest difference {largest:.2e}", set.name);
+            assert!(largest < 1e-4 && flips == 0, "{name}, {}: {largest} {flips}", set.name);
+            if at == 0 {
+                let found = logits_of(&path, setup, Activations::Int8, &ids);
+                let (largest, divergence, flips) = compare(&found, &expected, vocab);
+                println!("{name}: int8, largest {largest:.2e}, KL {divergence:.1e}, {flips} flips");
+                assert!(largest > 1e-4, "{name}: int8 was meant, {largest}");
+                assert!(largest < 0.2 && divergence < 1e-3, "{name}: {largest} {divergence}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kernel_set_worker_count_and_chunk_size_gives_the_same_bits() {
+    for (name, group) in MODELS {
+        let (path, ids, ..) = oracle(name);
+        let takers = takers(group);
+        for activations in Activations::ALL {
+            let base = Setup { set: takers[0], ..Setup::default() };
+            let expected = logits_of(&path, base, activations, &ids);
+            for (at, set) in takers.iter().enumerate() {
+                // Cuts differ with the set, so each set gets one of them.
+                let (workers, batch_rows) = [(1, 64), (2, 7), (3, 5), (1, 4)][at % 4];
+                let found = logits_of(&path, Setup { set, workers, batch_rows, ..base }, activations, &ids);
+                assert!(found == expected, "{name} {activations:?} {} {workers} {batch_rows}", set.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn decoding_token_by_token_gives_the_bits_of_one_pass() {
+    let (path, ids, vocab, _) = oracle("pq2_0");
+    for activations in Activations::ALL {
+        let setup = Setup { set: takers(128)[0], ..Setup::default() };
+        let adjust = |options: &mut Options| options.activations = Some(activations);
+        with_options(&path, setup, adjust, |engine| {
+            let alone = run(engine, &[(tokens(&ids[..6]), greedy(12))]).remove(0).ids;
+            let text: Vec<u32> = ids[..6].iter().chain(&alone).copied().collect();
+            let once = logits(engine, &text);
+            for (i, id) in alone.iter().enumerate() {
+                let row = &once[(5 + i) * vocab..(6 + i) * vocab];
+                assert_eq!(tern_runtime::sampler::argmax(row), *id, "{activations:?}, token {i}");
+            }
+        });
+    }
+}
+
+#[test]
+fn the_plan_is_exactly_what_the_engine_cuts() {
+    for (name, group) in MODELS {
+        let file = MappedFile::open(oracle(name).0).expect("the fixture");
+        let gguf = Gguf::parse(file.bytes()).expect("a good file");
+        let config = Config::read(&gguf).expect("a good file");
+        for set in takers(group) {
+            for activations in Activations::ALL {
+                let activations = Some(activations);
+                let options = Options { activations, slots: 2, batch_rows: 5, ..Options::for_model(&config) };
+                let plan = MemoryPlan::new(&gguf, options, set, 1).expect("it can be planned");
+                let bytes = plan.total_bytes() - ALIGN;
+                let mut memory = vec![0u8; plan.total_bytes()];
+                let skip = memory.as_ptr().align_offset(ALIGN);
+                let exactly = &mut memory[skip..skip + bytes];
+                Engine::new(&gguf, &plan, set, &Serial, exactly)
+                    .unwrap_or_else(|e| panic!("{name} {}: {e}", set.name));
+                let error = Engine::new(&gguf, &plan, set, &Serial, &mut memory[skip..skip + bytes - 1]);
+                assert!(matches!(error, Err(LoadError::Arena(_))), "{name} {}: {error:?}", set.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_that_do_not_take_the_groups_are_refused_with_those_that_do() {
+    let file = MappedFile::open(oracle("q2_0").0).expect("the fixture");
+    let gguf = Gguf::parse(file.bytes()).expect("a good file");
+    let options = Options::for_model(&Config::read(&gguf).expect("a good file"));
+    for set in sets::usable().into_iter().filter(|set| !set.layout.takes_groups(64)) {
+        let error =
+            MemoryPlan::new(&gguf, options, set, 1).expect_err("a layout of wider blocks").to_string();
+        assert!(
+            error.contains(set.layout.name()) && error.contains("t2r4") && error.contains("64"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn packed_files_carry_the_scales_and_change_no_bit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, group) in MODELS {
+        let (path, ids, ..) = oracle(name);
+        let source = MappedFile::open(&path).expect("the fixture");
+        let gguf = Gguf::parse(source.bytes()).expect("a good file");
+        let set = takers(group)[0];
+        let expected = logits_of(&path, Setup { set, ..Setup::default() }, Activations::Int8, &ids);
+        let write = |gguf: &Gguf<'_>, layout: Layout, place: &Path| {
+            let recipe = Recipe { layout, int8_head: false };
+            let bytes = recipe.write(gguf, "here", 3, Vec::new(), |_| ()).expect("it can be packed");
+            assert_eq!(bytes.len() as u64, recipe.file_bytes(gguf, "here").expect("it can be packed"));
+            fs::write(place, bytes).expect("a small file");
+        };
+        for layout in Layout::ALL.into_iter().filter(|layout| layout.takes_groups(group)) {
+            let (once, twice) = (folder.path().join("once.gguf"), folder.path().join("twice.gguf"));
+            let _ = (fs::remove_file(&once), fs::remove_file(&twice));
+            write(&gguf, layout, &once);
+            let copy = MappedFile::open(&once).expect("it was written");
+            let copy = Gguf::parse(copy.bytes()).expect("what we write");
+            assert_eq!(grouping(&copy).expect("what we write"), Some(group));
+            assert_eq!(packed(&copy).expect("what we write").map(|packed| packed.layout), Some(layout));
+            let verified = verify(&gguf, &copy, |_| ()).unwrap_or_else(|difference| panic!("{difference}"));
+            assert_eq!(verified.matrices, 14, "{name}");
+            // Once more into another layout, from the packed file: nothing was lost on the way.
+            write(&copy, Layout::T2R4, &twice);
+            let again = MappedFile::open(&twice).expect("it was written");
+            let again = Gguf::parse(again.bytes()).expect("what we write");
+            verify(&gguf, &again, |_| ()).unwrap_or_else(|difference| panic!("{difference}"));
+            // With kernels that read it as it lies, and with others that it is moved for.
+            for path in [&once, &twice] {
+                let found = logits_of(path, Setup { set, ..Setup::default() }, Activations::Int8, &ids);
+                assert!(found == expected, "{name} packed as {}", layout.name());
+            }
+        }
+        let recipe = Recipe { layout: Layout::T5C, int8_head: false };
+        let error = recipe.file_bytes(&gguf, "here").expect_err("blocks of 80 columns");
+        assert!(matches!(error, PackError::Load(LoadError::Groups { .. })), "{error}");
+    }
+}
+
+#[test]
+fn a_changed_scale_of_a_packed_file_is_found() {
+    let source = MappedFile::open(oracle("pq2_0").0).expect("the fixture");
+    let gguf = Gguf::parse(source.bytes()).expect("a good file");
+    let recipe = Recipe { layout: Layout::T5R, int8_head: false };
+    let whole = recipe.write(&gguf, "here", 1, Vec::new(), |_| ()).expect("it can be packed");
+    let place = {
+        let copy = Gguf::parse(&whole).expect("what we write");
+        let info = copy.require("blk.1.ffn_down.scales").expect("it is there");
+        (copy.data_at_bytes() + info.offset_bytes()) as usize + 6
+    };
+    // In memory aligned as a mapped file is.
+    let mut memory = vec![0u8; whole.len() + ALIGN];
+    let skip = memory.as_ptr().align_offset(ALIGN);
+    let changed = &mut memory[skip..skip + whole.len()];
+    changed.copy_from_slice(&whole);
+    changed[place] ^= 1;
+    let found = verify(&gguf, &Gguf::parse(changed).expect("still a file"), |_| ()).expect_err("a scale");
+    assert!(found.to_string().contains("blk.1.ffn_down.weight"), "{found}");
+    changed[place + 1] = 0x7c;
+    let found = verify(&gguf, &Gguf::parse(changed).expect("still a file"), |_| ()).expect_err("infinity");
+    assert!(found.to_string().contains("blk.1.ffn_down.scales"), "{found}");
+}
+
+#[test]
+fn blocks_with_one_scale_for_all_are_one_scale() {
+    // The weights of `tiny-i2_s.gguf` in types that keep a scale in binary16 for each 256 of them.
+    let ids = npy::ids(&fixture("oracle/input_ids.npy"))[..24].to_vec();
+    let of = |name: &str, set| {
+        let path = fixture(&format!("oracle/gguf/tiny-{name}.gguf"));
+        let file = MappedFile::open(&path).expect("the fixture");
+        assert_eq!(grouping(&Gguf::parse(file.bytes()).expect("a good file")), Ok(None), "{name}");
+        logits_of(&path, Setup { set, ..Setup::default() }, Activations::Int8, &ids)
+    };
+    let set = sets::usable()[0];
+    let expected = of("i2_s", set);
+    let (tq1, tq2) = (of("tq1_0", set), of("tq2_0", set));
+    assert!(tq1 == tq2, "two codings of the same weights and scales");
+    assert!(of("tq2_0", &tern_kernels::SCALAR) == tq2, "one scale a matrix is for every layout");
+    // A scale is half a unit of 11 bits off at most; an activation that it moves over a rounding boundary is one step off.
+    let (largest, divergence, flips) = compare(&tq2, &expected, 512);
+    println!("scales in binary16: largest difference {largest:.2e}, KL {divergence:.1e}, {flips} flips");
+    assert!(largest < 0.5 && divergence < 2e-3 && flips <= 1, "{largest} {divergence} {flips}");
+}
