@@ -9,17 +9,22 @@ use std::path::Path;
 
 use tern::packing::verify::verify;
 use tern::packing::{PackError, Recipe, packed};
+use tern_kernels::coding::TernaryBlock;
+use tern_kernels::half::f32_to_f16;
 use tern_kernels::{KernelSet, Layout};
 use tern_runtime::activations::Activations;
 use tern_runtime::arena::ALIGN;
 use tern_runtime::engine::Engine;
 use tern_runtime::error::LoadError;
-use tern_runtime::gguf::Gguf;
+use tern_runtime::gguf::{Gguf, Header, TensorType};
 use tern_runtime::map::MappedFile;
-use tern_runtime::model::{Config, grouping};
+use tern_runtime::model::ternary::is_matrix;
+use tern_runtime::model::{Config, Rows, grouping};
 use tern_runtime::parallel::Serial;
 use tern_runtime::plan::{MemoryPlan, Options};
-use tern_tests::model::{Setup, fixture, greedy, logits, run, tokens, with_options};
+use tern_runtime::tokenizer::Special;
+use tern_tests::fill::Random;
+use tern_tests::model::{Setup, bundled, fixture, greedy, logits, run, tokens, with_options};
 use tern_tests::{npy, sets};
 
 /// A model and the columns that share a scale in it.
@@ -195,7 +200,7 @@ fn packed_files_carry_the_scales_and_change_no_bit() {
         }
         let recipe = Recipe { layout: Layout::T5C, int8_head: false };
         let error = recipe.file_bytes(&gguf, "here").expect_err("blocks of 80 columns");
-        assert!(matches!(error, PackError::Load(LoadError::Groups { .. })), "{error}");
+        assert!(matches!(error, PackError::Load(LoadError::Scales(_))), "{error}");
     }
 }
 
@@ -242,4 +247,100 @@ fn blocks_with_one_scale_for_all_are_one_scale() {
     let (largest, divergence, flips) = compare(&tq2, &expected, 512);
     println!("scales in binary16: largest difference {largest:.2e}, KL {divergence:.1e}, {flips} flips");
     assert!(largest < 0.5 && divergence < 2e-3 && flips <= 1, "{largest} {divergence} {flips}");
+}
+
+/// `source` with a scale for every 128 columns of a row: within a thousandth of that of the matrix, so that it is the same
+/// model, trained and all, in the form of a weight-only one.
+fn weight_only(source: &Gguf<'_>) -> Vec<u8> {
+    let block = TensorType::Ternary(TernaryBlock::Pq2_0);
+    let mut header = Header::aligned(64);
+    for (key, value) in source.entries().filter(|(key, _)| *key != "general.alignment") {
+        header.copy(key, &value);
+    }
+    for info in source.tensors() {
+        header
+            .tensor(info.name(), if is_matrix(&info) { block } else { info.ty() }, info.dims())
+            .expect("a name");
+    }
+    let mut data = header.begin(Vec::new()).expect("memory");
+    let mut random = Random::new(128);
+    for info in source.tensors() {
+        if !is_matrix(&info) {
+            data.write(info.data().expect("sound")).expect("memory");
+            continue;
+        }
+        let rows = Rows::new(source, &info, None).expect("a sound matrix");
+        let (height, cols) = rows.shape();
+        let (mut trits, mut scale) = (vec![0i8; cols], [0f32]);
+        for row in 0..height {
+            rows.read(row, &mut trits, &mut scale).expect("a sound matrix");
+            for weights in trits.as_chunks::<128>().0 {
+                let near = scale[0] * (1.0 + (random.below(2001) as f32 - 1000.0) * 1e-6);
+                let code = |weight: &i8| (weight + 1) as u8;
+                let mut bytes = f32_to_f16(near).to_le_bytes().to_vec();
+                bytes.extend(
+                    weights
+                        .as_chunks::<4>()
+                        .0
+                        .iter()
+                        .map(|four| four.iter().rev().fold(0, |byte, weight| byte << 2 | code(weight))),
+                );
+                data.write(&bytes).expect("memory");
+            }
+        }
+    }
+    data.finish().expect("whole")
+}
+
+/// Texts of an evaluation set as ids of the bundled model, `most` in all, 96 a text.
+fn texts(engine: &Engine<'_>, most: usize) -> Vec<Vec<u32>> {
+    let lines = fs::read_to_string(bundled("eval/log-subsystem.jsonl")).expect("an evaluation set");
+    let (mut scratch, mut out) = (vec![0; 1 << 16], vec![0; 1 << 12]);
+    let (mut texts, mut count) = (Vec::new(), 0);
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+        let text =
+            format!("User: Which part of the system is this from?\n{}", line["text"].as_str().expect("text"));
+        let n =
+            engine.tokenizer().encode(&text, Special::Plain, &mut scratch, &mut out).expect("a short text");
+        let ids: Vec<u32> = [0].iter().chain(&out[..n.min(95)]).copied().collect();
+        count += ids.len();
+        texts.push(ids);
+        if count >= most {
+            break;
+        }
+    }
+    texts
+}
+
+#[test]
+fn what_int8_loses_beside_float_on_a_trained_model() {
+    let source = MappedFile::open(bundled("tern-log-4m-i2_s.gguf")).expect("the bundled model");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("weight-only.gguf");
+    fs::write(&path, weight_only(&Gguf::parse(source.bytes()).expect("a good file"))).expect("a small file");
+    let setup = Setup { set: takers(128)[0], workers: 2, ..Setup::default() };
+    let of = |path: &Path, activations| {
+        let adjust = |options: &mut Options| options.activations = Some(activations);
+        with_options(path, setup, adjust, |engine| {
+            let texts = texts(engine, 3000);
+            let found: Vec<f32> = texts.iter().flat_map(|ids| logits(engine, ids)).collect();
+            (found, engine.model().config.vocab, engine.model().group)
+        })
+    };
+    let (expected, vocab, group) = of(&path, Activations::Float);
+    assert_eq!(group, Some(128));
+    let rows = expected.len() / vocab;
+    let mut losses = Vec::new();
+    let whole = bundled("tern-log-4m-i2_s.gguf");
+    for (name, path) in [("a scale for each 128 columns", &path), ("a scale for each token", &whole)] {
+        let (found, ..) = of(path, Activations::Int8);
+        let (largest, divergence, flips) = compare(&found, &expected, vocab);
+        let agree = 100.0 * (rows - flips) as f64 / rows as f64;
+        println!(
+            "int8, {name}: {rows} tokens, KL {divergence:.2e} nats, top-1 {agree:.2} %, largest {largest:.3}"
+        );
+        losses.push((divergence, agree));
+    }
+    assert!(losses[0].0 < 2e-3 && losses[0].1 > 98.0, "{losses:?}");
 }

@@ -5,8 +5,6 @@
 
 use core::fmt;
 
-use tern_kernels::Layout;
-
 use crate::gguf::{Lookalike, TensorType, ValueType};
 pub use crate::name::Name;
 
@@ -242,20 +240,8 @@ pub enum LoadError {
         /// First byte of the tensor with such a code.
         at_bytes: usize,
     },
-    /// The kernels' layout does not take matrices with several scales a row.
-    Groups {
-        /// Columns that share a scale.
-        group: usize,
-        /// The layout.
-        layout: Layout,
-    },
-    /// A scale of a group of columns is no number of binary16, as such scales are kept.
-    ScaleOfGroup {
-        /// The tensor.
-        tensor: Name,
-        /// The scale.
-        found: f32,
-    },
+    /// Scales of groups of columns cannot be taken.
+    Scales(crate::model::ScalesError),
     /// A number, scale or norm weight is NaN, infinite or not positive.
     NotFinite {
         /// The tensor or key.
@@ -442,13 +428,7 @@ impl fmt::Display for LoadError {
                 "tensor '{tensor}' holds a code in byte {at_bytes} that stands for no ternary weight; the file is \
                  damaged, fetch it again and compare its checksum"
             ),
-            Self::Groups { group, layout } => crate::model::ternary::say_groups(f, group, layout),
-            Self::ScaleOfGroup { tensor, found } => {
-                write!(
-                    f,
-                    "tensor '{tensor}' has the scale {found} for some columns, which binary16 cannot hold"
-                )
-            }
+            Self::Scales(error) => write!(f, "{error}"),
             Self::NotFinite { what } => {
                 write!(f, "'{what}' holds a value that is not a usable number; the file is damaged")
             }

@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use tern_kernels::Layout;
 use tern_runtime::arena::{ALIGN, Arena};
 use tern_runtime::error::LoadError;
-use tern_runtime::gguf::{Gguf, Header, PACKED_TAIL_BYTES, TensorInfo, TensorType, optional};
+use tern_runtime::gguf::{Gguf, Header, PACKED_KEY, PACKED_TAIL_BYTES, TensorInfo, TensorType, optional};
 use tern_runtime::model::loading::{rows_bytes, scales_name};
 use tern_runtime::model::ternary::{GROUP_KEY, is_matrix, packed_bytes};
 use tern_runtime::model::{Config, Model, Rows, file_layout, grouping};
@@ -39,7 +39,7 @@ pub const VERSION: u32 = 1;
 pub const GROUPED_VERSION: u32 = 2;
 
 /// Key of [`VERSION`]; a file that has it is packed.
-pub const VERSION_KEY: &str = "tern.pack.version";
+pub const VERSION_KEY: &str = PACKED_KEY;
 /// Key of the layout's name.
 pub const LAYOUT_KEY: &str = "tern.pack.layout";
 /// Key of the text that says which file this was made from.

@@ -26,6 +26,13 @@ pub fn pack_rows(
     let Ok(()) = pack_groups(layout, shape, None, workers, (packed, &mut []), &every);
 }
 
+/// What one thread writes: its rows of every group.
+#[derive(Default)]
+struct Part<'p> {
+    panels: Vec<&'p mut [u8]>,
+    scales: Vec<&'p mut [u16]>,
+}
+
 /// As [`pack_rows`], of a matrix whose rows have a scale for each `group` columns, where there is a group: `row(r, trits,
 /// scales)` writes the scales of row `r` too, each a number of binary16. They go to `scales: [groups, rows]`, and `packed` is
 /// `layout.grouped_bytes(rows, cols, group)` long. Without a group a row has one scale, which goes nowhere.
@@ -51,15 +58,18 @@ pub fn pack_groups<E: Send>(
     let panels_bytes = |rows: usize| rows.div_ceil(panel) * layout.panel_bytes(width);
     // Whole panels for each worker, of every group.
     let each = rows.div_ceil(height).div_ceil(workers.max(1)).max(1) * height;
-    let mut parts: Vec<(Vec<&mut [u8]>, Vec<&mut [u16]>)> = Vec::new();
+    let mut parts: Vec<Part<'_>> = Vec::new();
     parts.resize_with(rows.div_ceil(each), Default::default);
     for panels in packed.chunks_exact_mut(group_bytes.max(1)) {
-        parts.iter_mut().zip(panels.chunks_mut(panels_bytes(each))).for_each(|(part, own)| part.0.push(own));
+        parts
+            .iter_mut()
+            .zip(panels.chunks_mut(panels_bytes(each)))
+            .for_each(|(part, own)| part.panels.push(own));
     }
     for scales in scales.chunks_exact_mut(rows.max(1)) {
-        parts.iter_mut().zip(scales.chunks_mut(each)).for_each(|(part, own)| part.1.push(own));
+        parts.iter_mut().zip(scales.chunks_mut(each)).for_each(|(part, own)| part.scales.push(own));
     }
-    let pack_part = |at: usize, (mut panels, mut scales): (Vec<&mut [u8]>, Vec<&mut [u16]>)| {
+    let pack_part = |at: usize, Part { mut panels, mut scales }: Part<'_>| {
         let (first, last) = (at * each, rows.min((at + 1) * each));
         let (mut trits, mut found) = (vec![0i8; height * cols], vec![0f32; groups]);
         for start in (first..last).step_by(height) {
@@ -91,7 +101,7 @@ pub fn pack_groups<E: Send>(
             .enumerate()
             .map(|(at, part)| scope.spawn(move || pack_part(at, part)))
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("packing does not panic")).collect()
+        threads.into_iter().try_for_each(|thread| thread.join().expect("packing does not panic"))
     })
 }
 

@@ -60,6 +60,9 @@ pub struct Gguf<'a> {
     reading: Reading,
 }
 
+/// Key of the version of a packed file; a file that has it was written by `tern pack`.
+pub const PACKED_KEY: &str = "tern.pack.version";
+
 impl<'a> Gguf<'a> {
     /// Parses and checks a whole header against the file's bytes. Tensor data is not looked at.
     ///
@@ -147,7 +150,11 @@ impl<'a> Gguf<'a> {
     fn check_tensors(&mut self) -> Result<(), LoadError> {
         let data_bytes = (self.file.len() as u64).saturating_sub(self.data_at);
         let mut meanings = self.meanings;
-        meanings.resolve(|| self.raw_tensors(), self.alignment, data_bytes)?;
+        // A packed file pads its tensors, so their distance tells nothing; `TensorType::id` tells its ids apart.
+        match optional(self.u32(PACKED_KEY))? {
+            Some(_) => meanings.be_ours(),
+            None => meanings.resolve(|| self.raw_tensors(), self.alignment, data_bytes)?,
+        }
         self.meanings = meanings;
         // Each by itself first: what is wrong with one tensor is then not reported as a neighbour's fault.
         for raw in self.raw_tensors() {

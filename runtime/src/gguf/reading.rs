@@ -183,6 +183,13 @@ impl Meanings {
         }
     }
 
+    /// Every id as [`TensorType::id`] gives it, each for one type alone.
+    pub(super) fn be_ours(&mut self) {
+        for (meaning, (id, candidates)) in self.colliding.iter_mut().zip(COLLIDING) {
+            *meaning = candidates.iter().copied().find(|ty| ty.id() == id).unwrap_or(TensorType::Other(id));
+        }
+    }
+
     /// Finds out what colliding ids mean: whatever gives every tensor that has one the bytes that it takes. Writers leave
     /// no gaps, so that is the distance to the next tensor, or to the end of the data.
     pub(super) fn resolve<'a, T: Iterator<Item = RawTensor<'a>>>(

@@ -9,7 +9,7 @@ use tern_kernels::half::{f16_to_f32, f32_to_f16};
 use tern_kernels::layout::MAX_COLS;
 use tern_kernels::{Coding, Layout, pack};
 
-use super::ternary::{Scales, Ternary, grouping, matrices, packed_bytes};
+use super::ternary::{Scales, ScalesError, Ternary, grouping, matrices, packed_bytes};
 use crate::arena::{Arena, slice_bytes};
 use crate::error::LoadError;
 use crate::gguf::{Gguf, TensorInfo, TensorType};
@@ -291,7 +291,7 @@ impl<'a> Rows<'a> {
                 for (at, scale) in scales.iter_mut().enumerate() {
                     *scale = found[at * group / width];
                     if f16_to_f32(f32_to_f16(*scale)) != *scale {
-                        return Err(LoadError::ScaleOfGroup { tensor, found: *scale });
+                        return Err(ScalesError::NotHalf { tensor, found: *scale }.into());
                     }
                 }
             }

@@ -18,7 +18,7 @@ pub use dense::{Dense, DenseData};
 pub use graph::Graph;
 use loading::Loader;
 pub use loading::{Rows, repacked_bytes};
-pub use ternary::{Scales, Ternary, file_layout, grouping};
+pub use ternary::{Scales, ScalesError, Ternary, file_layout, grouping};
 
 /// Weights of one transformer layer.
 #[derive(Clone, Copy, Debug)]

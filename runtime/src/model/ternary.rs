@@ -11,7 +11,7 @@ use tern_kernels::layout::MAX_COLS;
 use tern_kernels::{Coding, Layout};
 
 use super::loading::{MIN_GROUP, block_scale};
-use crate::error::LoadError;
+use crate::error::{LoadError, Name};
 use crate::gguf::{Gguf, TensorInfo, optional};
 
 /// Key of the number of columns that share a scale, in a packed file whose matrices lie in groups.
@@ -131,7 +131,9 @@ pub fn packed_bytes(
             found: cols,
             against: layout.col_multiple(),
         }),
-        Some(group) => layout.grouped_bytes(rows, cols, group).ok_or(LoadError::Groups { group, layout }),
+        Some(group) => {
+            layout.grouped_bytes(rows, cols, group).ok_or(ScalesError::Layout { group, layout }.into())
+        }
     }
 }
 
@@ -142,17 +144,55 @@ pub fn file_layout(gguf: &Gguf<'_>) -> Option<Layout> {
     layouts.all(|layout| layout == Some(first)).then_some(first)
 }
 
-/// Says that `layout` does not take groups of `group` columns, and which layouts do.
-pub(crate) fn say_groups(f: &mut fmt::Formatter<'_>, group: usize, layout: Layout) -> fmt::Result {
-    write!(
-        f,
-        "every {group} columns of its matrices have a scale of their own, which kernels for layout {} do not take; leave the \
-         choice of kernels to Tern or take a set for one of",
-        layout.name()
-    )?;
-    let others = Layout::ALL.into_iter().filter(|layout| layout.takes_groups(group));
-    for (at, other) in others.enumerate() {
-        write!(f, "{} {}", if at == 0 { "" } else { "," }, other.name())?;
+/// Why scales of groups of columns cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ScalesError {
+    /// The kernels' layout does not take matrices in such groups.
+    Layout {
+        /// Columns that share a scale.
+        group: usize,
+        /// The layout.
+        layout: Layout,
+    },
+    /// A scale is no number of binary16, as which such scales are kept.
+    NotHalf {
+        /// The tensor.
+        tensor: Name,
+        /// The scale.
+        found: f32,
+    },
+}
+
+impl fmt::Display for ScalesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Layout { group, layout } => {
+                write!(
+                    f,
+                    "every {group} columns of its matrices have a scale of their own, which kernels for layout {} do not \
+                     take; leave the choice of kernels to Tern or take a set for one of",
+                    layout.name()
+                )?;
+                let others = Layout::ALL.into_iter().filter(|layout| layout.takes_groups(group));
+                for (at, other) in others.enumerate() {
+                    write!(f, "{} {}", if at == 0 { "" } else { "," }, other.name())?;
+                }
+                Ok(())
+            }
+            Self::NotHalf { tensor, found } => write!(
+                f,
+                "tensor '{tensor}' has the scale {found} for some columns, which binary16 cannot hold; convert the model with \
+                 scales that it can"
+            ),
+        }
     }
-    Ok(())
+}
+
+impl core::error::Error for ScalesError {}
+
+impl From<ScalesError> for LoadError {
+    fn from(error: ScalesError) -> Self {
+        LoadError::Scales(error)
+    }
 }
