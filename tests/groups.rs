@@ -243,10 +243,9 @@ fn blocks_with_one_scale_for_all_are_one_scale() {
     let (tq1, tq2) = (of("tq1_0", set), of("tq2_0", set));
     assert!(tq1 == tq2, "two codings of the same weights and scales");
     assert!(of("tq2_0", &tern_kernels::SCALAR) == tq2, "one scale a matrix is for every layout");
-    // A scale is half a unit of 11 bits off at most; an activation that it moves over a rounding boundary is one step off.
-    let (largest, divergence, flips) = compare(&tq2, &expected, 512);
-    println!("scales in binary16: largest difference {largest:.2e}, KL {divergence:.1e}, {flips} flips");
-    assert!(largest < 0.5 && divergence < 2e-3 && flips <= 1, "{largest} {divergence} {flips}");
+    // The scales of this model are numbers of binary16, so nothing is rounded. Where they are not, a logit is off by what
+    // half a unit of 11 bits in a scale does to it.
+    assert!(tq2 == expected, "the same scales in another type");
 }
 
 /// `source` with a scale for every 128 columns of a row: within a thousandth of that of the matrix, so that it is the same
