@@ -15,21 +15,12 @@ struct Copy {
 }
 
 impl Copy {
-    /// With the tokenizer of `online`, which this is not about.
     fn of(name: &str) -> Copy {
-        Copy::with(name, "online")
-    }
-
-    fn with(name: &str, tokenizer: &str) -> Copy {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let is_model = |file: &str| file.starts_with("model") || file == "config.json";
-        for (source, wanted) in [(name, true), (tokenizer, false)] {
-            for entry in fs::read_dir(fixture(&format!("hf/{source}"))).expect("the fixture").flatten() {
-                let file = entry.file_name();
-                let file = text(Path::new(&file));
-                if is_model(file) == wanted && !file.ends_with(".npy") && file != "vectors.json" {
-                    fs::copy(entry.path(), folder.path().join(file)).expect("room");
-                }
+        for entry in fs::read_dir(fixture(&format!("hf/{name}"))).expect("the fixture").flatten() {
+            let file = entry.file_name();
+            if !text(Path::new(&file)).ends_with(".npy") && file != "vectors.json" {
+                fs::copy(entry.path(), folder.path().join(file)).expect("room");
             }
         }
         Copy { folder }
@@ -321,7 +312,7 @@ fn tokenizers_that_are_not_known_exactly_are_shown() {
         ("onebit", |file| file["normalizer"] = Value::Null, "spelled as U+2581"),
     ];
     for (name, change, word) in cases {
-        let copy = Copy::with(name, name);
+        let copy = Copy::of(name);
         copy.json("tokenizer.json", change);
         let refusal = copy.refusal();
         assert!(refusal.contains(word), "{word}: {refusal}");
@@ -334,7 +325,7 @@ fn changed_bytes_give_an_error_or_a_model_and_nothing_else() {
     let mut below = |end: usize| random.below(end);
     for name in ["online", "llama", "onebit"] {
         for file in ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"] {
-            let copy = Copy::with(name, name);
+            let copy = Copy::of(name);
             let Ok(good) = fs::read(copy.path(file)) else { continue };
             // Of weights the header: anything is good data.
             let reach = if file == "model.safetensors" { 2000.min(good.len()) } else { good.len() };
