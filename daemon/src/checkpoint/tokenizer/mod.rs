@@ -79,7 +79,7 @@ impl Vocabulary {
         ))?;
         bpe.check()?;
         let (mut tokens, mut types) = table(&file, &bpe, vocab)?;
-        let method = if bpe.byte_fallback {
+        let mut method = if bpe.byte_fallback {
             let space_prefix = sentence::space_prefix(&file)?;
             sentence::mark(&mut types, &tokens, bpe.unk_token.as_deref());
             let scores = sentence::scores(&bpe, &tokens, &types)?;
@@ -90,6 +90,9 @@ impl Vocabulary {
         for id in tokens.len()..vocab as usize {
             tokens.push(format!("[PAD{id}]"));
             types.push(UNUSED);
+        }
+        if let Method::Sentence { scores, .. } = &mut method {
+            scores.resize(tokens.len(), 0.0);
         }
         let (ends, mut texts) = Ends::open(folder, config, &file, &tokens, &types)?;
         texts.extend(&bytes);
