@@ -74,7 +74,7 @@ def running(command, port, path, environment):
         process = subprocess.Popen([str(word) for word in command], stdout=said, stderr=said, env=environment)
         try:
             wait_for(port, path, process)
-            yield
+            yield process.pid
         except BaseException:
             said.seek(0)
             sys.stderr.write(said.read().decode(errors="replace")[-3000:])
@@ -105,8 +105,8 @@ class Tern:
                 f"[socket]\npath = {json.dumps(str(folder / 'tern.sock'))}\n"
                 f"[http]\nlisten = '127.0.0.1:{port}'\n")
             command = [self.options.tern, "serve", "--config", folder / "tern.toml"]
-            with running(command, port, "/health", os.environ):
-                yield port
+            with running(command, port, "/health", os.environ) as process:
+                yield port, process
 
     @staticmethod
     def ask(client, _instructions, message):
@@ -127,8 +127,8 @@ class Peer:
         command = [sys.executable, "-m", "llama_cpp.server", "--model", self.model, "--n_threads", self.options.threads,
                    "--n_threads_batch", self.options.threads, "--n_ctx", 1024, "--port", port, "--verbose", "false",
                    "--interrupt_requests", "false", "--cache", "true" if self.keeps else "false"]
-        with running(command, port, "/v1/models", os.environ):
-            yield port
+        with running(command, port, "/v1/models", os.environ) as process:
+            yield port, process
 
     @staticmethod
     def ask(client, instructions, message):
@@ -143,7 +143,7 @@ def texts(options, model):
     source = random.Random(1)
     words = ["fan", "disk", "error", "link", "timeout", "sensor", "voltage", "reset", "controller", "packet", "queue",
              "temperature", "device", "port", "buffer", "clock", "retry", "firmware", "cable", "bus"]
-    with engine.start("Which part is it?") as port:
+    with engine.start("Which part is it?") as (port, _):
         client = Client(port)
 
         def count(text):
@@ -160,9 +160,15 @@ def texts(options, model):
         return text(options.fixed), [text(options.message) for _ in range(options.requests + 1)]
 
 
+def processor_seconds(process):
+    """Seconds that all threads of a process have run so far."""
+    fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(engine, options, instructions, messages):
-    """Requests a second, and the usage of the last."""
-    with engine.start(instructions) as port:
+    """Requests by second, and by second of a processor, and the usage of the last."""
+    with engine.start(instructions) as (port, process):
         usage = engine.ask(Client(port), instructions, messages[0])
         waiting, failed = list(messages[1:]), []
         lock = threading.Lock()
@@ -180,15 +186,15 @@ def measure(engine, options, instructions, messages):
                     failed.append(error)
 
         threads = [threading.Thread(target=work) for _ in range(options.clients)]
-        begin = time.perf_counter()
+        begin, begun = time.perf_counter(), processor_seconds(process)
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seconds = time.perf_counter() - begin
+        seconds, worked = time.perf_counter() - begin, processor_seconds(process) - begun
         if failed:
             raise failed[0]
-        return (len(messages) - 1) / seconds, usage
+        return (len(messages) - 1) / seconds, (len(messages) - 1) / worked, usage
 
 
 def main():
@@ -213,13 +219,15 @@ def main():
                    Peer(options, made["TQ2_0"], True)]
         instructions, messages = texts(options, options.packed or model)
         rates = {engine.name: [] for engine in engines}
+        by_work = {engine.name: [] for engine in engines}
         before = os.getloadavg()[0]
         for round_ in range(options.rounds):
             for engine in engines if round_ % 2 == 0 else reversed(engines):
-                rate, usage = measure(engine, options, instructions, messages)
+                rate, work, usage = measure(engine, options, instructions, messages)
                 rates[engine.name].append(rate)
-                print(f"round {round_ + 1}, {engine.name}: {rate:.2f} requests/s, the last used {usage}",
-                      file=sys.stderr)
+                by_work[engine.name].append(work)
+                print(f"round {round_ + 1}, {engine.name}: {rate:.3f} requests/s, {work:.3f} by second of a processor, "
+                      f"the last used {usage}", file=sys.stderr)
         version, instructions_built = compare.llama_peer.about()
         print(f"{os.cpu_count()} cores; load before and after {before:.2f} and {os.getloadavg()[0]:.2f}; "
               f"llama-cpp-python {version}; {instructions_built}")
@@ -227,9 +235,14 @@ def main():
               f"clients, {options.threads} threads, {options.requests} requests in each of {options.rounds} rounds\n")
         rows = []
         for name, own in rates.items():
-            ratios = [tern / rate for tern, rate in zip(rates[TERN], own)]
-            rows.append([name, compare.spread(own, 2), compare.spread(ratios, 2)])
-        compare.print_table(["server", "requests a second", "Tern's by this"], rows)
+            ratios, work_ratios = ([tern / rate for tern, rate in zip(all_[TERN], all_[name])]
+                                   for all_ in (rates, by_work))
+            rows.append([name, compare.spread(own, 3), compare.spread(ratios, 2),
+                         compare.spread(by_work[name], 3), compare.spread(work_ratios, 2)])
+        compare.print_table(["server", "requests a second", "Tern's by this", "by second of a processor",
+                             "Tern's by this"], rows)
+        print("\nOn a machine that others use too, the second pair with one thread is what says something: with more, "
+              "threads of the peer spin for each other.")
         middle = {name: statistics.median(own) for name, own in rates.items()}
         print(f"\nTern answers {middle[TERN] / max(middle[PEER], middle[PEER_RAM]):.2f} times as many as the faster peer.")
         return 0
