@@ -1,4 +1,4 @@
-//! Requests that wait for the engine: bounded, with deadlines, in the order of [`turns`](super::turns).
+//! Requests that wait for the engine: bounded, with deadlines, in the order of `turns`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
