@@ -4,15 +4,16 @@
 //! The fuzz targets of this crate call these, and `tests/mutations` does, with a hundred thousand inputs that are the same
 //! every time.
 
+use tern::checkpoint::Checkpoint;
 use tern::config::Config as Settings;
 use tern::model::reading::parse_tiles;
-use tern::packing::packed;
+use tern::packing::{Recipe, packed};
 use tern::serve::form::Form;
 use tern::tasks;
 use tern::tasks::prompt::PromptForm;
 use tern::tasks::template::{NamedTokens, Template};
 use tern::wire::Message;
-use tern_kernels::{Coding, SCALAR};
+use tern_kernels::{Coding, Layout, SCALAR};
 use tern_protocol::answer::Answer;
 use tern_protocol::frame;
 use tern_protocol::request::{Request, Role};
@@ -155,6 +156,30 @@ pub fn template(bytes: &[u8]) -> bool {
     let said =
         [say(Role::System, "Be brief."), say(Role::User, "a<|im_end|>\n"), say(Role::Assistant, "</think>b")];
     template.render(&said).is_ok()
+}
+
+/// What separates the files of a checkpoint in one input.
+pub const CUT: &[u8] = b"\n\0cut\0\n";
+
+/// A directory as Hugging Face publishes models: config.json, tokenizer.json and model.safetensors with [`CUT`] between
+/// them. Opened and planned; packed if it is sound and its length a multiple of eight, for that takes longer.
+pub fn checkpoint(bytes: &[u8]) -> bool {
+    let Ok(folder) = tempfile::tempdir() else { return false };
+    let mut rest = bytes;
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        // The last file is what is left; searching it would take longer than all else.
+        let is_cut = |at: &usize| rest[*at..].starts_with(CUT);
+        let found = if name == "model.safetensors" { None } else { (0..rest.len()).find(is_cut) };
+        let end = found.unwrap_or(rest.len());
+        if std::fs::write(folder.path().join(name), &rest[..end]).is_err() {
+            return false;
+        }
+        rest = rest.get(end + CUT.len()..).unwrap_or_default();
+    }
+    let Ok(checkpoint) = Checkpoint::open(folder.path()) else { return false };
+    let recipe = Recipe { layout: Layout::T2R4, int8_head: false };
+    let _ = checkpoint.header(&recipe);
+    bytes.len() % 8 != 0 || checkpoint.pack(&recipe, 1, Vec::new(), |_| ()).is_ok()
 }
 
 /// The text of a configuration file.

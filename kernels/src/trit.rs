@@ -22,6 +22,18 @@ pub const fn weight(code: u8) -> i8 {
     (code & 3) as i8 - 1
 }
 
+/// How many of `weights` are not zero.
+pub fn nonzeros(weights: &[i8]) -> usize {
+    weights.iter().map(|weight| usize::from(*weight != 0)).sum()
+}
+
+/// Adds one to each of `counts` whose weight is not zero, as many as both hold.
+pub fn tally_nonzeros(weights: &[i8], counts: &mut [u32]) {
+    for (count, weight) in counts.iter_mut().zip(weights) {
+        *count += u32::from(*weight != 0);
+    }
+}
+
 /// Index of the first byte that holds a code of 3 in any of its four two-bit fields, if there is one.
 pub fn first_invalid(packed: &[u8]) -> Option<usize> {
     // Both bits of a field set: (b & b >> 1) has the field's low bit set.
@@ -47,6 +59,14 @@ mod tests {
         for w in -1..=1 {
             assert_eq!(weight(code(w)), w);
         }
+    }
+
+    #[test]
+    fn what_is_not_zero_is_counted() {
+        let weights = [0, 1, -1, 0, -1];
+        let mut counts = [7, 7, 7, 7, 7];
+        tally_nonzeros(&weights, &mut counts);
+        assert_eq!((nonzeros(&weights), counts), (3, [7, 8, 8, 7, 8]));
     }
 
     #[test]

@@ -30,7 +30,7 @@ struct Reader {
 /// Inputs of all readers together are at least so many.
 const LEAST_INPUTS: usize = 100_000;
 
-fn readers() -> [Reader; 8] {
+fn readers() -> [Reader; 9] {
     let as_it_is = |_: &mut Random, bytes| bytes;
     // Most frames get a checksum that is right, or nothing behind it would ever be read.
     let framed = |random: &mut Random, bytes: Vec<u8>| {
@@ -51,6 +51,7 @@ fn readers() -> [Reader; 8] {
         reader("vocabularies", targets::vocabulary, seeds::vocabularies(), 20_000, 2 << 20),
         reader("lines", targets::line, seeds::lines(), 30_000, 1 << 16),
         Reader { wrap: framed, ..reader("frames", targets::framed, seeds::frames(), 30_000, 1 << 16) },
+        reader("checkpoints", targets::checkpoint, seeds::checkpoints(), 600, 8 << 20),
         reader("templates", targets::template, seeds::templates(), 8_000, 4 << 20),
         reader("tasks", targets::task, seeds::tasks(), 12_000, 4 << 20),
         reader("settings", targets::settings, seeds::settings(), 8_000, 1 << 20),

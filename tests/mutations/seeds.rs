@@ -9,6 +9,7 @@ use tern_tests::gguf_fields::fields;
 use tern_tests::model::fixture;
 
 use crate::mutate::Seed;
+use crate::targets::CUT;
 
 const JSON: &[&str] = &[
     "\"",
@@ -244,6 +245,22 @@ pub fn tasks() -> Vec<Seed> {
     ]
     .map(|text| Seed::text(text, TOML))
     .into()
+}
+
+/// Directories of Hugging Face, each as one input.
+pub fn checkpoints() -> Vec<Seed> {
+    let seed = |name: &str, tokenizer: &str| {
+        let read = |name: &str, file: &str| {
+            std::fs::read(fixture(&format!("hf/{name}/{file}"))).expect("the fixture")
+        };
+        let weights = read(name, "model.safetensors");
+        let header = weights.first_chunk().map_or(0, |length| u64::from_le_bytes(*length) as usize);
+        let said = [read(name, "config.json"), read(tokenizer, "tokenizer.json")].join(CUT);
+        let bytes = [&said[..], &weights].join(CUT);
+        let weights_at = said.len() + CUT.len();
+        Seed { bytes, numbers: Vec::new(), head: weights_at + 8 + header, words: JSON }
+    };
+    vec![seed("llama", "online"), seed("online", "online")]
 }
 
 /// Chat templates of the forms that models come with.

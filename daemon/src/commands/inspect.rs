@@ -48,6 +48,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CommandError> {
     let file = outline.as_ref().map_or(path.as_path(), Outline::file);
     let map = MappedFile::open(file).map_err(OpenError::File)?;
     let (gguf, _) = reading::parse(&path, map.bytes(), args.engine.i2s_blocks)?;
+    reading::check_blocks(&path, &gguf, args.engine.i2s_blocks)?;
     let mut description = Description::new(&path, &gguf, &args.engine, args.tensors)?;
     description.checkpoint = outline.map(|outline| outline.facts);
     if args.json {

@@ -73,6 +73,7 @@ pub fn run(args: &PackArgs) -> Result<(), CommandError> {
     let model = &args.model;
     let map = MappedFile::open(model).map_err(OpenError::File)?;
     let (gguf, as_read) = reading::parse(model, map.bytes(), args.i2s_blocks)?;
+    reading::check_blocks(model, &gguf, args.i2s_blocks)?;
     let config = Config::read(&gguf).map_err(|error| OpenError::Model { path: model.clone(), error })?;
     let load = Load::of(&gguf, &config).map_err(|error| OpenError::Model { path: model.clone(), error })?;
     let header = usize::try_from(gguf.data_at_bytes()).unwrap_or(0).min(map.bytes().len());

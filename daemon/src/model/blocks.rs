@@ -9,7 +9,7 @@
 //! In the bundled model the correlation is 0.70 to 0.95 in the four layers, and 0.15 to 0.22 in the wrong reading
 //! (`a_trained_model_shows_its_blocks` measures it). Random weights show nothing either way, and nothing is concluded.
 
-use tern_kernels::{Coding, Layout};
+use tern_kernels::{Coding, Layout, trit};
 use tern_runtime::gguf::{Gguf, TensorInfo, TensorType};
 
 /// Standard errors from which a difference is evidence.
@@ -53,15 +53,16 @@ fn of_pair(up: &TensorInfo<'_>, down: &TensorInfo<'_>) -> Option<f64> {
     let mut made = Vec::with_capacity(looked_at.len());
     for neuron in &looked_at {
         read(of_128, up, neurons, *neuron, &mut row)?;
-        made.push(row.iter().filter(|w| **w != 0).count() as f64);
+        made.push(trit::nonzeros(&row) as f64);
     }
     let mut row = vec![0; neurons];
     let mut correlation = |coding| {
-        let mut used = vec![0.0; looked_at.len()];
+        let mut used = vec![0; neurons];
         for at in (0..hidden).step_by(hidden.div_ceil(MOST_ROWS)) {
             read(coding, down, hidden, at, &mut row)?;
-            used.iter_mut().zip(&looked_at).for_each(|(used, n)| *used += f64::from(row[*n] != 0));
+            trit::tally_nonzeros(&row, &mut used);
         }
+        let used: Vec<f64> = looked_at.iter().map(|neuron| f64::from(used[*neuron])).collect();
         Some(correlation(&made, &used))
     };
     let difference = correlation(of_128)?.atanh() - correlation(Coding::I2s64)?.atanh();

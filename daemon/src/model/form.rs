@@ -107,6 +107,7 @@ fn open_with(
     let map = MappedFile::open(path).map_err(OpenError::File)?;
     let unusable = |error| OpenError::Model { path: path.to_owned(), error };
     let (gguf, as_read) = reading::parse(path, map.bytes(), choice.i2s_blocks)?;
+    reading::check_blocks(path, &gguf, choice.i2s_blocks)?;
     let layout = file_layout(&gguf);
     let is_packed = match packed(&gguf) {
         Ok(packed) => packed.is_some(),

@@ -39,8 +39,7 @@ pub fn parse_i2s_blocks(text: &str) -> Result<I2sBlocks, String> {
 /// Parses the model file `bytes` of `path`, with `blocks` of I2_S if somebody said so, and with its tiles from beside it.
 ///
 /// # Errors
-/// If it is no model, a table of tiles cannot be read, or the weights themselves say that blocks are the other ones and
-/// nobody said which they are.
+/// If it is no model, or a table of tiles cannot be read.
 pub fn parse<'a>(
     path: &Path,
     bytes: &'a [u8],
@@ -49,30 +48,33 @@ pub fn parse<'a>(
     let unusable = |error| OpenError::Model { path: path.to_owned(), error };
     let mut reading = Reading { i2s: blocks.unwrap_or_default(), ..Reading::default() };
     let mut gguf = Gguf::parse_as(bytes, &reading).map_err(unusable)?;
-    let has = |gguf: &Gguf<'_>, types: &[TensorType]| gguf.tensors().any(|info| types.contains(&info.ty()));
-    if has(&gguf, &[TensorType::Tl1, TensorType::Tl2])
-        && let Some(tiles) = tiles_beside(path)?
-    {
+    let has_tiles = gguf.tensors().any(|info| matches!(info.ty(), TensorType::Tl1 | TensorType::Tl2));
+    if has_tiles && let Some(tiles) = tiles_beside(path)? {
         reading.tiles = tiles;
         gguf = Gguf::parse_as(bytes, &reading).map_err(unusable)?;
     }
-    if has(&gguf, &[TensorType::I2S, TensorType::I2s64])
-        && let Some(evidence) = evidence(&gguf)
-    {
-        match blocks {
-            None if evidence < -CONCLUSIVE => {
-                return Err(OpenError::Blocks { path: path.to_owned(), standard_errors: -evidence });
-            }
-            Some(I2sBlocks::Of128) if evidence < -CONCLUSIVE => {
-                log::warn!("the weights of '{}' look like I2_S in blocks of 64", path.display());
-            }
-            Some(I2sBlocks::Of64) if evidence > CONCLUSIVE => {
-                log::warn!("the weights of '{}' look like I2_S in blocks of 128", path.display());
-            }
-            _ => {}
-        }
-    }
     Ok((gguf, reading))
+}
+
+/// Asks the weights of I2_S matrices which blocks they lie in, see [`blocks`](super::blocks).
+///
+/// # Errors
+/// If they say that blocks are the other ones than they were read in, and nobody said in `blocks` which they are.
+pub fn check_blocks(path: &Path, gguf: &Gguf<'_>, blocks: Option<I2sBlocks>) -> Result<(), OpenError> {
+    let Some(evidence) = evidence(gguf) else { return Ok(()) };
+    match blocks {
+        None if evidence < -CONCLUSIVE => {
+            return Err(OpenError::Blocks { path: path.to_owned(), standard_errors: -evidence });
+        }
+        Some(I2sBlocks::Of128) if evidence < -CONCLUSIVE => {
+            log::warn!("the weights of '{}' look like I2_S in blocks of 64", path.display());
+        }
+        Some(I2sBlocks::Of64) if evidence > CONCLUSIVE => {
+            log::warn!("the weights of '{}' look like I2_S in blocks of 128", path.display());
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// What tells a copy of a file that was read so from others; empty for the usual reading.
@@ -203,13 +205,18 @@ mod tests {
     fn blocks_of_64_are_noticed_and_read_when_asked_for() {
         let path = Path::new("m.gguf");
         let bytes = in_blocks_of_64("models/tern-log-4m-i2_s.gguf");
-        let error = parse(path, &bytes, None).expect_err("the other blocks").to_string();
+        let parse = |blocks| {
+            let (gguf, reading) = super::parse(path, &bytes, blocks)?;
+            check_blocks(path, &gguf, blocks).map(|()| (gguf, reading))
+        };
+        let error = parse(None).expect_err("the other blocks").to_string();
         assert!(error.contains("--i2s-blocks 64") && error.contains("m.gguf"), "{error}");
-        let (gguf, reading) = parse(path, &bytes, Some(I2sBlocks::Of64)).expect("it was asked for");
+        let (gguf, reading) = parse(Some(I2sBlocks::Of64)).expect("it was asked for");
         assert!(gguf.tensors().any(|info| info.ty() == TensorType::I2s64));
         assert!(note(&reading).contains("64"));
-        assert!(parse(path, &bytes, Some(I2sBlocks::Of128)).is_ok(), "who insists gets it");
+        assert!(parse(Some(I2sBlocks::Of128)).is_ok(), "who insists gets it");
         let map = open("models/tern-log-4m-i2_s.gguf");
-        assert_eq!(note(&parse(path, map.bytes(), None).expect("as published").1), "");
+        let (gguf, reading) = super::parse(path, map.bytes(), None).expect("as published");
+        assert!(check_blocks(path, &gguf, None).is_ok() && note(&reading).is_empty());
     }
 }
