@@ -205,18 +205,18 @@ mod tests {
     fn blocks_of_64_are_noticed_and_read_when_asked_for() {
         let path = Path::new("m.gguf");
         let bytes = in_blocks_of_64("models/tern-log-4m-i2_s.gguf");
-        let parse = |blocks| {
-            let (gguf, reading) = super::parse(path, &bytes, blocks)?;
+        let checked = |blocks| {
+            let (gguf, reading) = parse(path, &bytes, blocks)?;
             check_blocks(path, &gguf, blocks).map(|()| (gguf, reading))
         };
-        let error = parse(None).expect_err("the other blocks").to_string();
+        let error = checked(None).expect_err("the other blocks").to_string();
         assert!(error.contains("--i2s-blocks 64") && error.contains("m.gguf"), "{error}");
-        let (gguf, reading) = parse(Some(I2sBlocks::Of64)).expect("it was asked for");
+        let (gguf, reading) = checked(Some(I2sBlocks::Of64)).expect("it was asked for");
         assert!(gguf.tensors().any(|info| info.ty() == TensorType::I2s64));
         assert!(note(&reading).contains("64"));
-        assert!(parse(Some(I2sBlocks::Of128)).is_ok(), "who insists gets it");
+        assert!(checked(Some(I2sBlocks::Of128)).is_ok(), "who insists gets it");
         let map = open("models/tern-log-4m-i2_s.gguf");
-        let (gguf, reading) = super::parse(path, map.bytes(), None).expect("as published");
+        let (gguf, reading) = parse(path, map.bytes(), None).expect("as published");
         assert!(check_blocks(path, &gguf, None).is_ok() && note(&reading).is_empty());
     }
 }
