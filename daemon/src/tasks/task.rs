@@ -470,4 +470,14 @@ mod tests {
         let task = task(toml).expect("it makes sense");
         assert_eq!(task.message("a {instructions} b"), "<Do {text}.> {x} a {instructions} b!");
     }
+
+    #[test]
+    fn a_task_can_say_how_pressing_it_is() {
+        let of = |word: &str| {
+            task(&format!("kind = 'yes_no'\ninstructions = 'Bad?'\n[limits]\npriority = '{word}'"))
+                .map(|task| task.priority)
+        };
+        assert_eq!(of("low"), Ok(Some(Priority::Low)));
+        assert!(of("urgent").is_err_and(|error| error.contains("`urgent`")));
+    }
 }
