@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tern_tests::binary::{Ended, run, tern};
-use tern_tests::model::fixture;
+use tern_tests::model::{bundled, fixture};
 use tern_tests::npy;
 
 /// Runs `tern`, which must end with `code`.
@@ -200,7 +200,7 @@ fn bench_measures_both_rates_beside_their_bound() {
 
 #[test]
 fn doctor_proves_every_set_and_tries_the_model() {
-    let (_folder, model) = synthetic();
+    let model = text(&bundled("tern-log-4m-i2_s.gguf")).to_owned();
     let found = json(["doctor", "--json", "--model", &model]);
     assert_eq!(found["wrong"], Value::Array(Vec::new()), "{found:#}");
     let proofs = found["proofs"].as_array().expect("a list");
@@ -210,8 +210,12 @@ fn doctor_proves_every_set_and_tries_the_model() {
         proofs.iter().all(|proof| proof["failure"].is_null() && proof["comparisons"].as_u64() > Some(300))
     );
     assert_eq!(found["model"]["path"], model.as_str());
-    let page = ends(0, ["doctor", "--model", &model]).stdout;
-    assert!(page.ends_with("all is well\n") && page.contains("power meter"), "{page}");
+    assert_eq!(found["model"]["sanity"]["sound"], true, "{found:#}");
+    let page = ends(0, ["doctor", &model]).stdout;
+    assert!(
+        page.ends_with("all is well\n") && page.contains("it reads: ") && page.contains("power meter"),
+        "{page}"
+    );
     let page = ends(1, ["doctor", "--model", "/nowhere.gguf"]).stdout;
     assert!(page.contains("wrong: ") && page.contains("/nowhere.gguf"), "{page}");
     let mut command = tern(["doctor", "--model", &model]);

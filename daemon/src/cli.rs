@@ -3,8 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    bench, classify, demo, doctor, energy, eval, inspect, logits, pack, pages, run, serve, status, summarize,
-    synth, tune,
+    bench, classify, demo, doctor, energy, eval, inspect, logits, models, pack, pages, run, serve, status,
+    summarize, synth, tune,
 };
 use crate::error::CommandError;
 
@@ -37,6 +37,7 @@ enum Command {
     Status(status::StatusArgs),
     Eval(eval::EvalArgs),
     Inspect(inspect::InspectArgs),
+    Models(models::ModelsArgs),
     Pack(pack::PackArgs),
     Tune(tune::TuneArgs),
     Bench(bench::BenchArgs),
@@ -62,6 +63,7 @@ impl Cli {
             Command::Status(args) => status::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Models(args) => models::run(args),
             Command::Pack(args) => pack::run(args),
             Command::Tune(args) => tune::run(args),
             Command::Bench(args) => bench::run(args),

@@ -16,14 +16,14 @@
 //! | [`cost`] | what answers cost, in words |
 //! | [`daybook`], [`date`], [`prometheus`] | where the joules went by hour, and how that is told |
 //! | [`evaluation`] | how good the answers on a set of known answers are |
-//! | [`inspect`] | what is in a model file and where it fits |
+//! | [`inspect`], [`catalog`] | what is in a model file and where it fits; models that somebody can get |
 //! | [`checkpoint`] | a directory as Hugging Face publishes models, and its packed form |
 //! | [`packing`] | a model in the layout that kernels read where it is mapped |
 //! | [`tune`], [`state`] | which kernels and how many threads are fastest here; where that is kept |
 //! | [`benchmark`], [`bandwidth`] | speed, and the bound that memory sets |
 //! | [`calibration`], [`sweep`] | a power model of this board; the settings with the fewest joules a token |
 //! | [`clocks`] | holding the processor at a clock |
-//! | [`proof`] | the kernels against their definition, on this machine |
+//! | [`proof`], [`sanity`] | the kernels against their definition, on this machine; whether a model reads text |
 //! | [`synth`], [`random`] | models with random weights |
 //! | [`npy`], [`replace`], [`unfinished`] | arrays in and out, whole files, large ones made over several attempts |
 //! | [`progress`], [`output`] | bars, results |
@@ -35,6 +35,7 @@ mod aligned;
 pub mod bandwidth;
 pub mod benchmark;
 pub mod calibration;
+pub mod catalog;
 pub mod checkpoint;
 pub mod cli;
 pub mod client;
@@ -62,6 +63,7 @@ pub mod proof;
 pub mod random;
 pub mod reload;
 pub mod replace;
+pub mod sanity;
 pub mod serve;
 pub mod signals;
 pub mod state;

@@ -12,6 +12,9 @@ use tern_boards::Machine;
 use tern_boards::cpu::Cluster;
 use tern_boards::energy::Outcome;
 use tern_runtime::engine::{Event, Generate, Goal, Piece, Request};
+use tern_runtime::gguf::Gguf;
+use tern_runtime::map::MappedFile;
+use tern_runtime::model::Config;
 use tern_runtime::sampler::Sampling;
 
 use crate::error::{CommandError, Exit};
@@ -20,14 +23,20 @@ use crate::model::{EngineChoice, ModelChoice, Need, with_engine};
 use crate::output::{print, print_json};
 use crate::progress::Progress;
 use crate::proof::{Proof, prove};
+use crate::sanity::{self, Sanity};
 use crate::table::{Align, Table, cut};
 
 /// Checks this machine: CPU, kernels, board, memory, power meter and model
 ///
-/// Proves every kernel set that this CPU can run against the scalar definition, bit for bit, and generates a token with
-/// the model. The exit code is 1 if anything is wrong; a missing power meter is not.
+/// Proves every kernel set that this CPU can run against the scalar definition, bit for bit, generates a token with the
+/// model, and lets it read at most 128 tokens of plain English and the same tokens shuffled: a model whose weights, scales or
+/// vocabulary are read wrongly finds the one as unlikely as the other. The exit code is 1 if anything is wrong; a missing
+/// power meter is not.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
+    /// Model file (GGUF) to check; without it $TERN_MODEL, else the bundled model
+    #[arg(value_name = "MODEL", conflicts_with = "path")]
+    file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -69,6 +78,8 @@ struct ModelFindings {
     load_ms: f64,
     memory_bytes: u64,
     repairs: Vec<String>,
+    /// How it reads plain text.
+    sanity: Sanity,
 }
 
 /// Examines the machine and prints what was found.
@@ -90,10 +101,14 @@ pub fn run(args: &DoctorArgs) -> Result<(), CommandError> {
 }
 
 fn examine(args: &DoctorArgs) -> Result<Findings, CommandError> {
-    let choice = &args.model;
+    let choice = &ModelChoice {
+        path: args.file.clone().or_else(|| args.model.path.clone()),
+        engine: args.model.engine.clone(),
+    };
     let found = comparison::find(args.config.as_deref())?;
     let machine = found.machine.clone();
     let mut wrong = machine.problems.clone();
+    let mut complaints = None;
     let mut note = |error: CommandError| wrong.push(error.to_string());
     let chosen = match choice.engine.host(Need::default()) {
         Ok(host) => Some(Chosen { kernels: host.set.name, threads: host.threads }),
@@ -104,12 +119,16 @@ fn examine(args: &DoctorArgs) -> Result<Findings, CommandError> {
     };
     // Without usable settings the model would only fail for the same reason again.
     let model = chosen.as_ref().and_then(|_| match try_model(choice) {
-        Ok(model) => Some(model),
+        Ok((model, complaint)) => {
+            complaints = complaint;
+            Some(model)
+        }
         Err(error) => {
             note(error);
             None
         }
     });
+    wrong.extend(complaints);
     let progress = Progress::items("proving kernels", machine.kernels.len() as u64);
     let proofs: Vec<Proof> = tern_boards::kernel_sets()
         .map(|set| {
@@ -133,10 +152,22 @@ fn examine(args: &DoctorArgs) -> Result<Findings, CommandError> {
     Ok(Findings { machine, chosen, proofs, model, meters_compared, wrong })
 }
 
-/// Opens the model and generates one token, so that every weight was read once.
-fn try_model(choice: &ModelChoice) -> Result<ModelFindings, CommandError> {
-    let engine = EngineChoice { slots: Some(1), context_tokens: Some(16), ..choice.engine.clone() };
-    let choice = ModelChoice { path: choice.path.clone(), engine };
+/// Opens the model, generates one token, so that every weight was read once, and lets it read a text; what is wrong with
+/// how it does comes beside what was found.
+fn try_model(choice: &ModelChoice) -> Result<(ModelFindings, Option<String>), CommandError> {
+    let path = choice.file()?;
+    // A short context costs little memory. What is wrong with a file is found again when it is opened.
+    let context = MappedFile::open(&path).ok().and_then(|map| {
+        let config = Config::read(&Gguf::parse(map.bytes()).ok()?).ok()?;
+        Some(config.context.min(sanity::CONTEXT_TOKENS))
+    });
+    let engine = EngineChoice {
+        slots: Some(2),
+        context_tokens: context,
+        cache_tokens: Some(sanity::CACHE_TOKENS),
+        ..choice.engine.clone()
+    };
+    let choice = ModelChoice { path: Some(path), engine };
     with_engine(&choice, |engine, opened| {
         let first = engine.tokenizer().bos().unwrap_or(0);
         let goal = Goal::Generate(Generate {
@@ -155,15 +186,26 @@ fn try_model(choice: &ModelChoice) -> Result<ModelFindings, CommandError> {
             let message = format!("the model generated {tokens} tokens where one was asked for");
             return Err(CommandError::new(Exit::Internal, message));
         }
-        Ok(ModelFindings {
+        let progress = Progress::items("reading a text", 2 * sanity::MOST_TOKENS as u64);
+        let sanity = sanity::examine(engine, |tokens| progress.add(tokens))
+            .map_err(|error| CommandError::from_error(Exit::Failed, &error))?;
+        let complaint =
+            sanity.complaint(HINT).map(|complaint| format!("'{}': {complaint}", opened.path.display()));
+        let findings = ModelFindings {
             path: opened.path.clone(),
             name: opened.title().to_owned(),
             load_ms: opened.load_time.as_secs_f64() * 1e3,
             memory_bytes: opened.plan.total_bytes() as u64 + opened.file_bytes,
             repairs: opened.repairs.clone(),
-        })
+            sanity,
+        };
+        Ok((findings, complaint))
     })?
 }
+
+/// What to try with a model that talks noise.
+const HINT: &str = "take the file that its maker publishes (tern models), or convert it again; I2_S that BitNet's own tools \
+    wrote on an ARM machine has blocks of 64 weights instead of 128 (docs/models.md)";
 
 fn page(findings: &Findings) -> String {
     let Findings { machine, chosen, proofs, model, meters_compared, wrong } = findings;
@@ -230,6 +272,7 @@ fn page(findings: &Findings) -> String {
         let load = figures::duration_ms(model.load_ms);
         row("model", format!("{} ({})", cut(&model.name, 80), model.path.display()));
         row("", format!("loaded in {load}, needs {}, generates", figures::bytes(model.memory_bytes)));
+        row("", model.sanity.line());
         for repair in &model.repairs {
             row("", repair.clone());
         }

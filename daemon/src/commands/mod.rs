@@ -9,6 +9,7 @@ pub mod eval;
 pub mod input;
 pub mod inspect;
 pub mod logits;
+pub mod models;
 pub mod pack;
 pub mod pages;
 pub mod run;

@@ -91,6 +91,8 @@ pub enum OpenError {
         available_bytes: u64,
         /// The largest section of the arena and its bytes.
         largest: (&'static str, u64),
+        /// With what it would fit.
+        relief: String,
     },
     /// The system refused the arena's memory.
     Allocation {
@@ -173,19 +175,20 @@ impl fmt::Display for OpenError {
             OpenError::Threads { found, most } => {
                 write!(f, "{found} threads were asked for; there may be 1 to {most}")
             }
-            OpenError::Memory { path, arena_bytes, streamed_bytes, available_bytes, largest } => write!(
-                f,
-                "'{}' needs {} MiB ({} MiB of working memory and {} MiB of weights), {} MiB are free; the largest \
-                 part of the working memory is the {} with {} MiB; lower --context, --cache, --slots or --batch, stop other \
-                 programs, or take a smaller model",
-                path.display(),
-                mib(arena_bytes.saturating_add(*streamed_bytes)),
-                mib(*arena_bytes),
-                mib(*streamed_bytes),
-                available_bytes >> 20,
-                largest.0,
-                mib(largest.1)
-            ),
+            OpenError::Memory { path, arena_bytes, streamed_bytes, available_bytes, largest, relief } => {
+                write!(
+                    f,
+                    "'{}' needs {} MiB ({} MiB of working memory and {} MiB of weights), {} MiB are free; the largest \
+                 part of the working memory is the {} with {} MiB; {relief}; or stop other programs",
+                    path.display(),
+                    mib(arena_bytes.saturating_add(*streamed_bytes)),
+                    mib(*arena_bytes),
+                    mib(*streamed_bytes),
+                    available_bytes >> 20,
+                    largest.0,
+                    mib(largest.1)
+                )
+            }
             OpenError::Allocation { bytes } => write!(
                 f,
                 "the system refuses {} MiB of memory; lower --context, --cache, --slots or --batch, or raise the limit of \

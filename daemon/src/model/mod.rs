@@ -17,6 +17,7 @@ mod find;
 mod form;
 mod host;
 pub mod reading;
+mod relief;
 pub mod residence;
 pub mod streaming;
 
@@ -38,6 +39,7 @@ use tern_runtime::pool::Pool;
 
 use crate::progress::Progress;
 use crate::systemd;
+use relief::Wanted;
 
 pub use error::OpenError;
 pub use find::{MODEL_VARIABLE, default_model};
@@ -233,8 +235,10 @@ pub fn with_engine<R>(
     let config = Config::read(&gguf).map_err(unusable)?;
     let plan = MemoryPlan::new(&gguf, choice.engine.options(&config), host.set, host.threads);
     let plan = plan.map_err(unusable)?;
-    let parts = residence::parts(&gguf, plan.options.head, matches!(form, Form::Moved { .. }));
-    check_memory(&path, &plan, residence::streamed_bytes(&parts), host.available_bytes)?;
+    let moved = matches!(form, Form::Moved { .. });
+    let parts = residence::parts(&gguf, plan.options.head, moved);
+    let wanted = Wanted { gguf: &gguf, options: plan.options, set: host.set, threads: host.threads, moved };
+    check_memory(&path, &plan, residence::streamed_bytes(&parts), host.available_bytes, &wanted)?;
     let mut memory = allocate(plan.total_bytes())?;
     let pool =
         Pool::new(host.threads).map_err(|error| OpenError::Workers { threads: host.threads, error })?;
@@ -273,6 +277,7 @@ fn check_memory(
     plan: &MemoryPlan,
     streamed_bytes: u64,
     available_bytes: Option<u64>,
+    wanted: &Wanted<'_>,
 ) -> Result<(), OpenError> {
     let arena_bytes = plan.total_bytes() as u64;
     match available_bytes {
@@ -284,6 +289,7 @@ fn check_memory(
                 streamed_bytes,
                 available_bytes,
                 largest: largest.map_or(("", 0), |section| (section.name, section.bytes as u64)),
+                relief: wanted.relief(available_bytes),
             })
         }
         _ => Ok(()),
@@ -374,11 +380,12 @@ mod tests {
         let options = EngineChoice::default().options(&config);
         let plan = MemoryPlan::new(&gguf, options, &tern_kernels::SCALAR, 1).expect("it can be planned");
         let needed = plan.total_bytes() as u64 + gguf.file_bytes();
-        let check = |available| check_memory(Path::new(TINY), &plan, gguf.file_bytes(), available);
+        let wanted = Wanted { gguf: &gguf, options, set: &tern_kernels::SCALAR, threads: 1, moved: false };
+        let check = |available| check_memory(Path::new(TINY), &plan, gguf.file_bytes(), available, &wanted);
         assert!(check(Some(needed)).is_ok() && check(None).is_ok());
         let error = check(Some(needed - 1)).expect_err("one byte short");
         assert!(matches!(error, OpenError::Memory { available_bytes, .. } if available_bytes == needed - 1));
-        assert!(error.to_string().contains("--context"), "{error}");
+        assert!(error.to_string().contains("it would fit with --slots 1"), "{error}");
         assert!(matches!(allocate(usize::MAX / 2), Err(OpenError::Allocation { .. })));
     }
 }
