@@ -68,6 +68,12 @@ fn in_blocks_of_64(codes: &mut [u8]) {
     }
 }
 
+/// A tenth of the scale.
+fn tenth(_: &mut [u8], scale: &mut [u8]) {
+    let value = f32::from_le_bytes([scale[0], scale[1], scale[2], scale[3]]);
+    scale.copy_from_slice(&(0.1 * value).to_le_bytes());
+}
+
 #[test]
 fn the_bundled_model_reads_and_its_damaged_copies_do_not() {
     let sound = examine(&bundled(MODEL));
@@ -83,10 +89,6 @@ fn the_bundled_model_reads_and_its_damaged_copies_do_not() {
         codes.iter_mut().for_each(|byte| *byte = (0..4).fold(0, |to, _| to << 2 | random.below(3) as u8));
     };
     let random_matrix = |name: &str| name == "blk.0.attn_q.weight";
-    let tenth = |_: &mut [u8], scale: &mut [u8]| {
-        let value = f32::from_le_bytes([scale[0], scale[1], scale[2], scale[3]]);
-        scale.copy_from_slice(&(0.1 * value).to_le_bytes());
-    };
     type Damage<'a> = (&'a str, Box<dyn FnOnce() -> std::path::PathBuf + 'a>);
     let shuffled = || {
         let (_, at, len, _) = tensors().into_iter().find(|(.., ternary)| !ternary).expect("an embedding");
@@ -120,10 +122,10 @@ fn the_bundled_model_reads_and_its_damaged_copies_do_not() {
 #[test]
 fn doctor_fails_a_model_that_talks_noise_and_says_what_to_try() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let model = damaged(folder.path(), |_| true, |codes, _| in_blocks_of_64(codes));
+    let model = damaged(folder.path(), |_| true, tenth);
     let ended = run(tern(["doctor", model.to_str().expect("a UTF-8 path")]), "");
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    for told in ["NOISE: perplexity", "wrong: '", "guessing", "blocks of 64", "tern models"] {
+    for told in ["NOISE: perplexity", "wrong: '", "guessing", "--i2s-blocks 64", "tern models"] {
         assert!(ended.stdout.contains(told), "{told}: {}", ended.stdout);
     }
 }

@@ -7,6 +7,7 @@
 pub mod energy;
 pub mod extract;
 mod samples;
+pub mod shape;
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! `tern bench`: tokens a second on this machine, beside what its memory would allow.
 
+mod shape;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use crate::bandwidth::{self, Bandwidth, last_level_cache_bytes};
 use crate::benchmark::energy::{self, Joules, PartJoules, Windows};
 use crate::benchmark::{Amount, Measured, Part, Samples, extract, measure};
 use crate::commands::eval;
+use crate::commands::synth::parse_shape;
 use crate::config::Config;
 use crate::error::{CommandError, Exit};
 use crate::figures;
@@ -23,6 +26,7 @@ use crate::model::{EngineChoice, ModelChoice, Opened, kv_name, with_engine};
 use crate::output::{print, print_json};
 use crate::progress::Progress;
 use crate::serve::meters::{self, Meters};
+use crate::synth::Shape;
 use crate::table::{Align, Table, cut};
 
 /// Measures the tokens per second of a model on this machine
@@ -30,11 +34,23 @@ use crate::table::{Align, Table, cut};
 /// The two rates mean what they mean in llama-bench: a prompt of P tokens in batches, and G tokens one by one from an
 /// empty context. The warm-up is not counted. Beside them stand the memory bandwidth of this machine, measured with the
 /// same number of threads, and the rate at which it would be used up by reading the weights once a token.
+///
+/// With --shape there is no file: some layers of a known shape are made of random weights in memory, one at a time, and timed;
+/// what the whole model would take and reach is added up from them.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
     /// Model file (GGUF); without it $TERN_MODEL, else the bundled model
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
+    /// Time layers of this shape instead of a model: bitnet-2b4t, bitnet-large, 100b or tiny
+    #[arg(long, value_name = "NAME", value_parser = parse_shape, conflicts_with_all = ["model", "energy"])]
+    shape: Option<&'static Shape>,
+    /// Layers that --shape makes and times, each with other weights
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=128))]
+    layers: u16,
+    /// Say for --shape what a memory that is read at so many GB/s would allow
+    #[arg(long, value_name = "GB/S", value_parser = parse_bandwidth)]
+    bandwidth: Option<f64>,
     /// Tokens of the prompt; 0 leaves that part out
     #[arg(long, value_name = "P", default_value_t = 128)]
     prompt: usize,
@@ -83,6 +99,11 @@ enum WhenEnergy {
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.ok_or("give seconds from 0.1 to 3600".into())
+}
+
+fn parse_bandwidth(text: &str) -> Result<f64, String> {
+    let stated = text.parse().ok().filter(|stated| (0.1..=100_000.0).contains(stated));
+    stated.ok_or("give GB/s from 0.1 to 100000".into())
 }
 
 fn parse_sequences(text: &str) -> Result<usize, String> {
@@ -135,6 +156,9 @@ struct Report {
 /// # Errors
 /// If there is nothing to measure or the model cannot be used.
 pub fn run(args: &BenchArgs) -> Result<(), CommandError> {
+    if let Some(shape) = args.shape {
+        return shape::run(shape, args);
+    }
     let amount = Amount {
         prompt_tokens: args.prompt,
         generate_tokens: args.generate,

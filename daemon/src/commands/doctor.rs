@@ -205,7 +205,7 @@ fn try_model(choice: &ModelChoice) -> Result<(ModelFindings, Option<String>), Co
 
 /// What to try with a model that talks noise.
 const HINT: &str = "take the file that its maker publishes (tern models), or convert it again; I2_S that BitNet's own tools \
-    wrote on an ARM machine has blocks of 64 weights instead of 128 (docs/models.md)";
+    wrote on an ARM machine has blocks of 64 weights instead of 128 (--i2s-blocks 64)";
 
 fn page(findings: &Findings) -> String {
     let Findings { machine, chosen, proofs, model, meters_compared, wrong } = findings;

@@ -18,7 +18,7 @@ use crate::synth::{Shape, header, write_model};
 /// same file on every machine.
 #[derive(Args, Debug)]
 pub struct SynthArgs {
-    /// Shape: bitnet-2b4t (1.2 GB), bitnet-large (0.3 GB) or tiny
+    /// Shape: bitnet-2b4t (1.2 GB), bitnet-large (0.3 GB), 100b (26 GB) or tiny
     #[arg(long, value_name = "NAME", value_parser = parse_shape)]
     shape: &'static Shape,
     /// File to write; one that is there is replaced once the new one is complete
@@ -32,7 +32,7 @@ pub struct SynthArgs {
     json: bool,
 }
 
-fn parse_shape(name: &str) -> Result<&'static Shape, String> {
+pub(super) fn parse_shape(name: &str) -> Result<&'static Shape, String> {
     Shape::by_name(name).ok_or_else(|| {
         let names: Vec<&str> = Shape::ALL.iter().map(|shape| shape.name).collect();
         format!("give one of {}", names.join(", "))

@@ -29,7 +29,7 @@ pub struct Shape {
 
 impl Shape {
     /// The shapes of this build.
-    pub const ALL: [Shape; 3] = [
+    pub const ALL: [Shape; 4] = [
         Shape {
             name: "bitnet-2b4t",
             about: "microsoft/bitnet-b1.58-2B-4T: 2.4 billion weights, 1.2 GB",
@@ -55,6 +55,20 @@ impl Shape {
             heads: 16,
             kv_heads: 16,
             head_dim: 96,
+            rope_theta: 10_000.0,
+        },
+        Shape {
+            // Appendix A; the vocabulary is that of the tokenizer its script takes.
+            name: "100b",
+            about: "the 100 billion weights of arXiv 2410.16144, which nobody trained: 26 GB",
+            vocab: 32_002,
+            context: 2048,
+            hidden: 8192,
+            ffn: 45_568,
+            layers: 72,
+            heads: 64,
+            kv_heads: 64,
+            head_dim: 128,
             rope_theta: 10_000.0,
         },
         Shape {
