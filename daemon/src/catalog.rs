@@ -72,6 +72,9 @@ pub struct KnownShape {
     /// Whether embedding and head are ternary too.
     #[serde(default)]
     pub ternary_embeddings: bool,
+    /// Weights that share a binary16 scale; 0 where all of a matrix do.
+    #[serde(default)]
+    pub scale_group: u64,
 }
 
 /// What running a model takes.
@@ -128,12 +131,16 @@ impl KnownShape {
         let logits = (SLOTS + LOGIT_ROWS) * 4 * self.vocab + 8 * self.vocab;
         // Tables of a byte-level BPE: some words for a token and its merge rule.
         let tokenizer = 24 * self.vocab;
+        let scales_bytes = match self.scale_group {
+            0 => 0,
+            group => 2 * self.ternary_weights().div_ceil(group),
+        };
         Need {
             context_tokens,
-            weights_bytes: self.ternary_weights().div_ceil(5),
-            // The high plane, or the ternary codes themselves.
+            weights_bytes: self.ternary_weights().div_ceil(5) + scales_bytes,
+            // The high plane, or blocks of 128 weights with their scale as they lie in the file.
             head_bytes: if self.ternary_embeddings {
-                head_weights.div_ceil(5)
+                head_weights * 34 / 128
             } else {
                 head_weights.div_ceil(2)
             },

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tern_boards::memory::Memory;
 use tern_boards::{Cpu, Root};
+use tern_kernels::Layout;
 
 use super::BenchArgs;
 use crate::bandwidth::{self, Bandwidth};
@@ -58,7 +59,8 @@ pub(super) fn run(shape: &'static Shape, args: &BenchArgs) -> Result<(), Command
     let BenchArgs { layers, bandwidth: stated, engine, json, .. } = args;
     let (layers, context) = (u64::from(*layers), engine.context_tokens.unwrap_or(CONTEXT) as u64);
     let failed = |message: String| CommandError::new(Exit::Failed, message);
-    let host = engine.host(Need::default())?;
+    // The layout that `tern pack` writes, unless kernels were named.
+    let host = engine.host(Need { layout: Some(Layout::T5R), ..Need::default() })?;
     let bytes = ShapeBytes::new(shape, host.set, context)
         .ok_or_else(|| failed(format!("{} cannot take the columns of {}", host.set.name, shape.name)))?;
     let error = |error| CommandError::from_error(Exit::Failed, &error);
@@ -134,9 +136,11 @@ fn page(report: &Report) -> String {
         );
     }
     if let Some(bandwidth) = &report.bandwidth {
-        let share = report
-            .share_of_bandwidth
-            .map_or(String::new(), |share| format!("; the layers run at {} % of it", digits(100.0 * share)));
+        let share = match report.share_of_bandwidth {
+            Some(share) if share <= 1.0 => format!("; the layers run at {} % of it", digits(100.0 * share)),
+            Some(_) => "; the layers ran faster, so other programs disturbed this: measure again".into(),
+            None => String::new(),
+        };
         let _ = writeln!(page, "  memory is read at {}/s{share}", size(bandwidth.bytes_per_second as u64));
     }
     let _ = writeln!(page, "\nadded up from the shape: a token reads {}", size(report.bytes_per_token));
@@ -166,9 +170,9 @@ fn page(report: &Report) -> String {
     if let (Some(stated), Some(bound)) =
         (report.stated_bytes_per_second, report.stated_bound_tokens_per_second)
     {
-        let share = report.share_of_bandwidth.map_or(String::new(), |share| {
-            format!(", {} at the share reached here", digits(bound * share.min(1.0)))
-        });
+        let share = report.share_of_bandwidth.filter(|share| *share <= 1.0);
+        let share = share
+            .map_or(String::new(), |share| format!(", {} at the share reached here", digits(bound * share)));
         let _ = writeln!(
             page,
             "implied by a bandwidth of {} GB/s: at most {} tokens/s{share}",
