@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tern::tasks::markers::Markers;
 use tern::tasks::template::{NamedTokens, Segment, Template, TemplateError};
 use tern::wire::Message;
 use tern_protocol::request::Role;
@@ -29,6 +31,21 @@ const MARKERS: [&str; 12] = [
     "<end_of_turn>",
 ];
 
+fn markers() -> Arc<Markers> {
+    Arc::new(Markers::new(MARKERS.into_iter().map(String::from).zip(0..)))
+}
+
+/// The fixture and its conversations.
+fn table() -> (Value, Vec<Vec<Message>>) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chat_templates.json");
+    let fixture: Value = serde_json::from_str(&fs::read_to_string(path).expect("a fixture")).expect("JSON");
+    let conversations = list(&fixture["conversations"])
+        .iter()
+        .map(|conversation| list(conversation).iter().map(message).collect())
+        .collect();
+    (fixture, conversations)
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().expect("a text")
 }
@@ -48,17 +65,12 @@ fn message(value: &Value) -> Message {
 
 #[test]
 fn conversations_are_laid_out_as_transformers_does() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chat_templates.json");
-    let fixture: Value = serde_json::from_str(&fs::read_to_string(path).expect("a fixture")).expect("JSON");
-    let conversations: Vec<Vec<Message>> = list(&fixture["conversations"])
-        .iter()
-        .map(|conversation| list(conversation).iter().map(message).collect())
-        .collect();
+    let (fixture, conversations) = table();
     let (mut agreed, mut refused) = (0, 0);
     for row in list(&fixture["templates"]) {
         let name = text(&row["name"]);
         let tokens = NamedTokens { bos: "<s>".into(), eos: "</s>".into() };
-        let template = Template::new(text(&row["template"]), tokens, MARKERS.into_iter().map(String::from))
+        let template = Template::new(text(&row["template"]), tokens, markers())
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         for (conversation, expected) in conversations.iter().zip(list(&row["texts"])) {
             let made = template.render(conversation);

@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod current;
+pub mod markers;
 pub mod nfc;
 pub mod prompt;
 mod set;

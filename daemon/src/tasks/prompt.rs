@@ -8,11 +8,13 @@
 //! conversation is refused. So it is with a template that cannot be run.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tern_protocol::request::Role;
 use tern_runtime::engine::Piece;
 use tern_runtime::tokenizer::{EncodeError, Special, TokenKind, Tokenizer};
 
+use super::markers::Markers;
 use super::template::{NamedTokens, Segment, Template, TemplateError};
 use super::{Task, nfc};
 use crate::wire::Message;
@@ -140,8 +142,7 @@ pub struct PromptForm {
     /// The token every prompt begins with.
     begin: Option<u32>,
     chat: Result<Template, ChatError>,
-    /// Special tokens by spelling.
-    markers: Vec<(String, u32)>,
+    markers: Arc<Markers>,
     /// Whether text is brought into normalisation form C.
     nfc: bool,
 }
@@ -152,15 +153,12 @@ impl PromptForm {
         let is_special =
             |id: &u32| matches!(tokenizer.token_kind(*id), TokenKind::Control | TokenKind::UserDefined);
         let ids = (0..tokenizer.len() as u32).filter(is_special);
-        let spelled = ids.map(|id| (tokenizer.token_text(id).to_owned(), id));
-        let markers: Vec<_> = spelled.filter(|(spelling, _)| is_marker(spelling)).collect();
+        let markers = Arc::new(Markers::new(ids.map(|id| (tokenizer.token_text(id).to_owned(), id))));
         let text = |id: Option<u32>| id.map_or_else(String::new, |id| tokenizer.token_text(id).to_owned());
         let tokens = NamedTokens { bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) };
-        let spellings = markers.iter().map(|(spelling, _)| spelling.clone());
-        let chat = tokenizer
-            .chat_template()
-            .ok_or(ChatError::NoTemplate)
-            .and_then(|template| Template::new(template, tokens, spellings).map_err(ChatError::Template));
+        let chat = tokenizer.chat_template().ok_or(ChatError::NoTemplate).and_then(|template| {
+            Template::new(template, tokens, Arc::clone(&markers)).map_err(ChatError::Template)
+        });
         if let Err(ChatError::Template(error)) = &chat {
             log::warn!("{error}; tasks go to the model as plain text");
         }
@@ -175,7 +173,7 @@ impl PromptForm {
     /// A form without any marker, for tests of what only counts prompts.
     #[cfg(test)]
     pub fn bare() -> Self {
-        PromptForm { begin: None, chat: Err(ChatError::NoTemplate), markers: Vec::new(), nfc: false }
+        PromptForm { begin: None, chat: Err(ChatError::NoTemplate), markers: Arc::default(), nfc: false }
     }
 
     /// Whether the model takes conversations.
@@ -205,13 +203,7 @@ impl PromptForm {
     /// Text of the template itself, in which markers are tokens.
     fn push_form(&self, prompt: &mut Prompt, form: &str) {
         let mut rest = form;
-        let next = |rest: &str| {
-            let found = self.markers.iter();
-            let found = found.filter_map(|(spelling, id)| Some((rest.find(spelling)?, spelling.len(), *id)));
-            // The first in the text, the longest of those that begin there.
-            found.min_by_key(|(at, length, _)| (*at, usize::MAX - length))
-        };
-        while let Some((at, length, id)) = next(rest) {
+        while let Some((at, length, id)) = self.markers.find(rest) {
             prompt.text(&rest[..at]);
             prompt.token(id);
             rest = &rest[at + length..];
@@ -268,12 +260,6 @@ impl PromptForm {
     }
 }
 
-/// Whether a special token can be a marker of a template. Space may stand between a message and the template's own text,
-/// so nothing that begins or ends with it is; runs of space are text anyway.
-fn is_marker(spelling: &str) -> bool {
-    !spelling.is_empty() && spelling.trim() == spelling
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,10 +269,9 @@ mod tests {
                                  {% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}";
 
     fn form(template: Option<&str>) -> PromptForm {
-        let markers = vec![("<|eot_id|>".to_owned(), 9), ("<|eot".to_owned(), 8)];
-        let spellings = markers.iter().map(|(spelling, _)| spelling.clone());
+        let markers = Arc::new(Markers::new([("<|eot_id|>".to_owned(), 9), ("<|eot".to_owned(), 8)]));
         let chat = template.ok_or(ChatError::NoTemplate).map(|template| {
-            Template::new(template, NamedTokens::default(), spellings).expect("a sound template")
+            Template::new(template, NamedTokens::default(), Arc::clone(&markers)).expect("a sound template")
         });
         PromptForm { begin: Some(1), chat, markers, nfc: false }
     }

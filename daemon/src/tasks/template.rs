@@ -6,10 +6,12 @@
 //! message, and the text that comes out is taken apart at them: only what stands outside the pairs may hold markers. A
 //! template that cuts a message up, so that a pair is torn apart, is refused. Space around a message stays outside, for
 //! templates trim it; a message of nothing but space goes in as it is. Neither can be part of a marker
-//! ([`super::prompt::PromptForm`] takes none that begins or ends with space).
+//! ([`Markers`] takes none that begins or ends with space).
 //!
 //! Marker texts inside a message are broken by a third such character while the template runs, so that a template that
 //! looks into messages (for `</think>`, say) takes them for the text that they are.
+
+mod bounds;
 
 use std::fmt;
 use std::io;
@@ -21,6 +23,7 @@ use minijinja::{Environment, Error, ErrorKind};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use tern_protocol::request::Role;
 
+use super::markers::Markers;
 use crate::wire::Message;
 
 const NAME: &str = "chat";
@@ -151,27 +154,6 @@ pub struct Template {
     markers: Arc<Markers>,
 }
 
-struct Markers {
-    texts: Vec<String>,
-    /// What they begin with.
-    starts: Vec<char>,
-}
-
-impl Markers {
-    fn new(texts: impl Iterator<Item = String>) -> Self {
-        // To break one it must have two characters.
-        let texts: Vec<String> = texts.filter(|text| text.chars().nth(1).is_some()).collect();
-        let mut starts: Vec<char> = texts.iter().filter_map(|text| text.chars().next()).collect();
-        starts.sort_unstable();
-        starts.dedup();
-        Self { texts, starts }
-    }
-
-    fn begin(&self, text: &str, first: char) -> bool {
-        self.starts.contains(&first) && self.texts.iter().any(|marker| text.starts_with(&**marker))
-    }
-}
-
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Template").field("source", &self.source).finish_non_exhaustive()
@@ -183,11 +165,10 @@ impl Template {
     ///
     /// # Errors
     /// If it is wrong, or of no use.
-    pub fn new(
-        source: &str,
-        tokens: NamedTokens,
-        markers: impl Iterator<Item = String>,
-    ) -> Result<Self, TemplateError> {
+    pub fn new(source: &str, tokens: NamedTokens, markers: Arc<Markers>) -> Result<Self, TemplateError> {
+        if let Some((line, reason)) = bounds::exceeded(source) {
+            return Err(TemplateError::Syntax { line, reason });
+        }
         let mut environment = Environment::new();
         // As `transformers` runs them.
         let mut syntax = SyntaxConfig::builder();
@@ -211,7 +192,6 @@ impl Template {
                 other => other,
             },
         )?;
-        let markers = Arc::new(Markers::new(markers));
         let this = Self { environment: Arc::new(environment), source: source.into(), tokens, markers };
         let trial = this.render(&[Message { role: Role::User, content: "x".into() }])?;
         if trial.contains(&Segment::Message("x".into())) { Ok(this) } else { Err(TemplateError::LeavesOut) }
@@ -350,7 +330,8 @@ impl Guards {
         text.push(self.open(index));
         for (at, c) in inner.char_indices() {
             text.push(c);
-            if markers.begin(&inner[at..], c) {
+            // One of a single character cannot be broken, and need not be: it is told from the template's by its place.
+            if markers.at(&inner[at..]).is_some_and(|(bytes, _)| bytes > c.len_utf8()) {
                 text.push(self.breaker());
             }
         }

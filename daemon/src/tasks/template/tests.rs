@@ -4,8 +4,13 @@ const CHAT_ML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' 
                        {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 fn template(source: &str) -> Result<Template, TemplateError> {
-    let markers = ["<|im_start|>", "<|im_end|>", "</think>", "<s>", "</s>"].map(String::from);
-    Template::new(source, NamedTokens { bos: "<s>".into(), eos: "</s>".into() }, markers.into_iter())
+    let markers =
+        ["<|im_start|>", "<|im_end|>", "</think>", "<s>", "</s>"].map(String::from).into_iter().zip(0..);
+    Template::new(
+        source,
+        NamedTokens { bos: "<s>".into(), eos: "</s>".into() },
+        Arc::new(Markers::new(markers)),
+    )
 }
 
 fn messages(list: &[(Role, &str)]) -> Vec<Message> {
@@ -111,6 +116,28 @@ fn a_template_may_refuse() {
     let (text, _) =
         joined(&template.render(&messages(&[(Role::User, " b ")])).expect("it takes that")).clone();
     assert_eq!(text, "<s>b</s>");
+}
+
+#[test]
+fn deep_templates_are_refused_and_not_a_crash() {
+    let chains = [
+        ("(", ")"),
+        ("[", "]"),
+        ("not ", ""),
+        ("-", ""),
+        ("1+", ""),
+        ("1 if 1 else ", ""),
+        ("{% if 1 %}", "{% endif %}"),
+    ];
+    for (open, close) in chains {
+        for depth in [400, 50_000] {
+            let source = match open.starts_with('{') {
+                true => format!("{}{}", open.repeat(depth), close.repeat(depth)),
+                false => format!("{{{{ {}1{} }}}}", open.repeat(depth), close.repeat(depth)),
+            };
+            assert!(template(&source).is_err(), "{open} {depth}");
+        }
+    }
 }
 
 #[test]
