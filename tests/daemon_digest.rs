@@ -173,3 +173,26 @@ fn a_window_longer_than_the_context_is_summarized_in_parts() {
     assert!(digest.json()["usage"]["prompt_tokens"].as_u64().is_some_and(|tokens| tokens > 600));
     assert_eq!(daemon.status()["requests"]["answered"], 1);
 }
+
+#[test]
+fn an_update_computes_only_what_came_since() {
+    let broker = Broker::start();
+    let _daemon = start(&broker, "pi", &digest("messages = 12\nupdate_messages = 4"));
+    let mut plant = plant(&broker);
+    let mut before = 0;
+    for round in 0..3 {
+        for line in 0..4 {
+            log(&mut plant, "a", &format!("round {round}: pump {line} stopped, bearing at 81 degrees"));
+        }
+        let answer = plant.receive();
+        assert_eq!(counts(&answer), (4 * (round + 1), 0));
+        assert_eq!(answer.property("open"), (round < 2).then_some("true"));
+        let json = answer.json();
+        let count = |name: &str| json["usage"][name].as_u64().expect("a number");
+        let (prompt, cached) = (count("prompt_tokens"), count("cached_tokens"));
+        println!("round {round}: {prompt} tokens, {cached} of them kept");
+        // The end of the prompt comes behind the text, and the last token of a text may join with what follows.
+        assert!(cached + 24 >= before && cached < prompt, "{cached} of {prompt} after {before}");
+        before = prompt;
+    }
+}

@@ -217,3 +217,43 @@ fn write_logits(engine: &mut Engine<'_>, ids: &[u32], path: &Path) -> Result<(),
     written.map_err(|error| cannot_write(path, &error))?;
     out.keep()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::divergence::Figures;
+
+    /// How far the bundled model's logits are with these keys and values from those with f32, over some log lines.
+    fn loss(kv: KvType) -> Figures {
+        let of = |kv| {
+            let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/");
+            let engine = EngineChoice { slots: Some(1), kv: Some(kv), ..EngineChoice::default() };
+            (ModelChoice { path: Some(format!("{models}tern-log-4m-i2_s.gguf").into()), engine }, models)
+        };
+        let (reference, models) = of(KvType::F32);
+        let text = fs::read_to_string(format!("{models}eval/summary.jsonl")).expect("a set");
+        let text: String = text.chars().take(3000).collect();
+        let figures = with_engine(&reference, |reference, _| {
+            with_engine(&of(kv).0, |engine, _| {
+                let mut sum = Divergence::default();
+                for ids in pieces(engine, &text) {
+                    compare(reference, engine, &ids, &mut sum).expect("they fit");
+                }
+                sum.figures()
+            })
+        });
+        figures.expect("the bundled model").expect("the bundled model")
+    }
+
+    #[test]
+    fn narrow_keys_and_values_lose_as_little_as_docs_say() {
+        let (half, int8) = (loss(KvType::F16), loss(KvType::I8));
+        println!("{half:?}\n{int8:?}");
+        assert!(half.positions > 500 && half.positions == int8.positions, "{half:?}");
+        // Half the bits move some activation over a step of its own quantisation: that is most of both.
+        assert!(half.mean_kl < 1e-3 && half.top_1 > 0.96, "{half:?}");
+        assert!(int8.mean_kl < 2e-3 && int8.top_1 > 0.95, "{int8:?}");
+        assert!(half.mean_kl < int8.mean_kl, "{half:?} {int8:?}");
+        assert!((int8.perplexity / int8.reference_perplexity - 1.0).abs() < 0.01, "{int8:?}");
+    }
+}

@@ -21,6 +21,8 @@ pub struct Digest {
     pub every_s: Option<u32>,
     /// Messages that fill a window.
     pub messages: Option<u32>,
+    /// Answer also before the end, after so many further messages of a window each time.
+    pub update_messages: Option<u32>,
     /// What shares a window.
     #[serde(default)]
     pub by: By,
@@ -81,7 +83,7 @@ pub fn check(
         digests.chain(watches.iter().map(|watch| &watch.topic)).chain(&own)
     };
     for digest in digests {
-        let Digest { every_s, messages, by, max_bytes, expiry_s, .. } = *digest;
+        let Digest { every_s, messages, update_messages, by, max_bytes, expiry_s, .. } = *digest;
         if !topic::is_filter(&digest.topic) {
             return Err(value("digest.topic", &digest.topic, "a topic filter, as in sensors/+/log"));
         }
@@ -112,6 +114,7 @@ pub fn check(
         in_range(&[
             ("digest.every_s", u64::from(every_s.unwrap_or(1)), 1, 31 * 86_400),
             ("digest.messages", u64::from(messages.unwrap_or(1)), 1, 1_000_000),
+            ("digest.update_messages", u64::from(update_messages.unwrap_or(1)), 1, 1_000_000),
             ("digest.max_bytes", u64::from(max_bytes), 256, text_bytes as u64),
             ("digest.expiry_s", u64::from(expiry_s.unwrap_or(1)), 1, u64::from(u32::MAX)),
         ])?;
@@ -164,6 +167,7 @@ mod tests {
             (digest("answer = 'x'"), "every_s, messages or both"),
             (digest("answer = 'x'\nmessages = 0"), "digest.messages is 0"),
             (digest("answer = 'x'\nmessages = 1\nevery_s = 0"), "digest.every_s is 0"),
+            (timed("answer = 'x'\nupdate_messages = 0"), "digest.update_messages is 0"),
             (timed("answer = 'x'\nmax_bytes = 70000"), "digest.max_bytes is 70000; it may be 256 to 65536"),
             (timed("answer = 'x'\nexpiry_s = 0"), "digest.expiry_s is 0"),
             (timed("answer = 'x/{topic}'"), "by = \"topic\""),

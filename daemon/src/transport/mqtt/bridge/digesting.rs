@@ -17,14 +17,14 @@ impl Bridge {
         }
     }
 
-    /// Asks for the answers to windows that have ended, as far as there is room.
+    /// Asks for the answers to windows that have ended or have news, as far as there is room.
     pub(super) fn end_windows(&mut self) {
         let now = self.parts.clock.now();
         while !self.quiet
             && self.has_room()
-            && let Some((window, asked)) = self.parts.digests.ended(now, self.parts.topics.device())
+            && let Some(mut due) = self.parts.digests.due(now, self.parts.topics.device())
         {
-            if let Some(asked) = asked {
+            if let Some(asked) = due.asked.take() {
                 // There is one if the daemon was killed between both files.
                 let known = self.parts.outbox.find(&asked.reply_to, asked.hash, None);
                 if let (None, Ok(request)) = (known, asked.request) {
@@ -34,14 +34,14 @@ impl Bridge {
                     self.submit(number);
                 }
             }
-            self.parts.digests.close(window);
+            self.parts.digests.asked(&due);
         }
         self.parts.digests.tidy();
     }
 
-    /// When the next window ends.
+    /// When the next window is to be asked about.
     pub(super) fn next_end(&self) -> Option<Instant> {
-        let end = self.parts.digests.next_end().filter(|_| !self.quiet && self.has_room())?;
+        let end = self.parts.digests.next_due().filter(|_| !self.quiet && self.has_room())?;
         Some(Instant::now() + Duration::from_millis(end.saturating_sub(self.parts.clock.now())))
     }
 }

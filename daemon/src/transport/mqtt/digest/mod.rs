@@ -9,6 +9,11 @@
 //!                       v
 //!                     close: the file forgets the window
 //! ```
+//! With `update_messages` a window is asked about before its end, too, and stays. Its text only grows then: an update has the
+//! prompt of the one before it and new lines behind, so the engine computes those alone, as long as it has kept the rest.
+//! For the same reason such a window that is too full drops a block of its oldest messages at once, not one for each that comes:
+//! behind a message that is gone nothing of what was computed can be used.
+//!
 //! So a message is on disk before the broker may forget it, and a window is in one of the two files, or for a moment in
 //! both: its name and content are the same then, by which the outbox knows it again. Windows end by the outbox's clock,
 //! which no change of the system's moves; who calls says what time it is.
@@ -39,6 +44,9 @@ const WINDOWS: usize = 1024;
 /// Bytes of the file that are not worth writing it anew.
 const WORN_BYTES: u64 = 64 << 10;
 
+/// Of a window that is asked about while it grows, the part of its bytes that is kept when it overflows.
+const KEPT_OF_FOUR: usize = 3;
+
 /// File and memory that a message takes beside its text.
 const LINE_BYTES: u64 = 96;
 
@@ -53,6 +61,23 @@ pub struct Digests {
     most_seen: usize,
     /// `None` if there is nothing to keep.
     disk: Option<Disk>,
+}
+
+/// A window that is to be asked about.
+#[derive(Debug)]
+pub struct Due {
+    /// Its number.
+    pub window: u64,
+    /// What it asks for; nothing is asked of one without a message.
+    pub asked: Option<Asked>,
+    /// Messages that came, if it goes on.
+    goes_on: Option<u64>,
+}
+
+/// Bytes of the text of a window of this rule: the most, and what is kept of more.
+fn room(rule: &Digest) -> (usize, usize) {
+    let most_bytes = rule.max_bytes as usize;
+    (most_bytes, if rule.update_messages.is_some() { most_bytes / 4 * KEPT_OF_FOUR } else { most_bytes })
 }
 
 /// What a digest is known by in the file: all that makes its answers what they are.
@@ -108,8 +133,13 @@ impl Digests {
                 packet.into_iter().for_each(|packet| self.see(packet));
                 let Some(window) = self.windows.get_mut(&window) else { return };
                 let rule = self.rules.iter().find(|rule| name(rule) == window.digest);
-                let most_bytes = rule.map_or(0, |rule| rule.max_bytes as usize);
-                window.add(text, most_bytes);
+                let (most_bytes, kept_bytes) = rule.map_or((0, 0), room);
+                window.add(text, most_bytes, kept_bytes);
+            }
+            Record::Told { window, came } => {
+                if let Some(window) = self.windows.get_mut(&window) {
+                    window.told = came;
+                }
             }
             Record::Seen { packets } => packets.into_iter().for_each(|packet| self.see(packet)),
             Record::Closed { window } => drop(self.windows.remove(&window)),
@@ -150,7 +180,8 @@ impl Digests {
         self.write(&Record::Line { window: number, text: said.cloned(), packet });
         packet.into_iter().for_each(|packet| self.see(packet));
         if let Some(window) = self.windows.get_mut(&number) {
-            window.add(said.cloned(), rule.max_bytes as usize);
+            let (most_bytes, kept_bytes) = room(&rule);
+            window.add(said.cloned(), most_bytes, kept_bytes);
         }
         text.map(drop)
     }
@@ -172,27 +203,51 @@ impl Digests {
         if is_full { Some(0) } else { end }
     }
 
-    /// When the next window ends.
-    pub fn next_end(&self) -> Option<Millis> {
-        let early = self.windows.len() > WINDOWS;
-        let ends = self.windows.values().filter_map(|window| self.ends(window)).min();
-        if early { Some(0) } else { ends }
+    /// Whether a window that goes on is to be asked about.
+    fn has_news(&self, window: &Window) -> bool {
+        let every = self.rule(window).and_then(|rule| rule.update_messages);
+        every.is_some_and(|every| window.came() >= window.told + u64::from(every))
     }
 
-    /// The first window that has ended, and what it asks for; nothing is asked of one without a message.
-    pub fn ended(&self, now: Millis, device: &str) -> Option<(u64, Option<Asked>)> {
+    /// When the next window is to be asked about.
+    pub fn next_due(&self) -> Option<Millis> {
+        let at_once =
+            self.windows.len() > WINDOWS || self.windows.values().any(|window| self.has_news(window));
+        let ends = self.windows.values().filter_map(|window| self.ends(window)).min();
+        if at_once { Some(0) } else { ends }
+    }
+
+    /// The first window that has ended, or that has an update to give.
+    pub fn due(&self, now: Millis, device: &str) -> Option<Due> {
         let over = |window: &&Window| self.ends(window).is_some_and(|end| end <= now);
         let ended = self.windows.iter().find(|(_, window)| over(window));
         let early = || self.windows.iter().next().filter(|_| self.windows.len() > WINDOWS);
-        let (number, window) = ended.or_else(early)?;
+        let ended = ended.or_else(early);
+        let news = || self.windows.iter().find(|(_, window)| self.has_news(window));
+        let goes_on = ended.is_none();
+        let (number, window) = ended.or_else(news)?;
         let rule = self.rule(window)?;
-        let asked = (window.messages() > 0).then(|| self.ask(*number, window, rule, now, device));
-        Some((*number, asked))
+        let goes_on = goes_on.then(|| window.came());
+        let asked = (window.messages() > 0).then(|| self.ask((*number, window), rule, now, device, goes_on));
+        Some(Due { window: *number, asked, goes_on })
     }
 
-    fn ask(&self, number: u64, window: &Window, rule: &Digest, now: Millis, device: &str) -> Asked {
+    fn ask(
+        &self,
+        (number, window): (u64, &Window),
+        rule: &Digest,
+        now: Millis,
+        device: &str,
+        goes_on: Option<u64>,
+    ) -> Asked {
         let text = window.text();
-        let id = format!("digest-{}-{number}", window.opened);
+        let update = goes_on.map(|came| format!("-{came}")).unwrap_or_default();
+        let id = format!("digest-{}-{number}{update}", window.opened);
+        let mut properties = vec![
+            ("messages".to_owned(), window.messages().to_string()),
+            ("dropped".to_owned(), window.dropped.to_string()),
+        ];
+        properties.extend(goes_on.map(|_| ("open".to_owned(), "true".to_owned())));
         let topic = rule.answer_topic(window.topic.as_deref().unwrap_or_default(), device);
         let hash = fnv1a(&[topic.as_bytes(), &[0], text.as_bytes()]);
         let reply_to = ReplyTo {
@@ -201,19 +256,22 @@ impl Digests {
             id,
             retain: rule.retain,
             expires: rule.expiry_s.map(|seconds| now + Millis::from(seconds) * 1000),
-            properties: vec![
-                ("messages".to_owned(), window.messages().to_string()),
-                ("dropped".to_owned(), window.dropped.to_string()),
-            ],
+            properties,
         };
         let request = Ok::<_, (Reason, String)>(Box::new(Request::task("", rule.task.as_str(), text)));
         Asked { hash, reply_to, request }
     }
 
     /// The outbox has what a window asked for.
-    pub fn close(&mut self, number: u64) {
-        if self.windows.remove(&number).is_some() {
-            self.write(&Record::Closed { window: number });
+    pub fn asked(&mut self, due: &Due) {
+        let window = due.window;
+        if let Some(came) = due.goes_on {
+            if let Some(open) = self.windows.get_mut(&window) {
+                open.told = came;
+                self.write(&Record::Told { window, came });
+            }
+        } else if self.windows.remove(&window).is_some() {
+            self.write(&Record::Closed { window });
         }
     }
 

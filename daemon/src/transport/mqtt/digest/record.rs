@@ -35,6 +35,13 @@ pub enum Record {
         /// The packet that it came in.
         packet: Option<Packet>,
     },
+    /// An answer was asked for before the end.
+    Told {
+        /// The window.
+        window: u64,
+        /// Messages that had come by then.
+        came: u64,
+    },
     /// The packets of messages that are not in the file any more.
     Seen {
         /// The oldest first.
@@ -58,6 +65,7 @@ impl Record {
             dropped: window.dropped,
         };
         let line = |line: &String| Record::Line { window: number, text: Some(line.clone()), packet: None };
-        std::iter::once(open).chain(window.lines().map(line)).collect()
+        let told = (window.told > 0).then_some(Record::Told { window: number, came: window.told });
+        std::iter::once(open).chain(window.lines().map(line)).chain(told).collect()
     }
 }

@@ -38,9 +38,9 @@ fn log(digests: &mut Digests, site: &str, text: &str, now: Millis) {
 
 /// The text of the first window that has ended, and its counts; it is closed.
 fn ended(digests: &mut Digests, now: Millis) -> Option<(String, String)> {
-    let (number, asked) = digests.ended(now, "pi")?;
-    let asked = asked.expect("it has messages");
-    digests.close(number);
+    let mut due = digests.due(now, "pi")?;
+    let asked = due.asked.take().expect("it has messages");
+    digests.asked(&due);
     let counts: Vec<_> =
         asked.reply_to.properties.iter().map(|(name, count)| format!("{name} {count}")).collect();
     let text = asked.request.expect("it is sound").text.expect("it has a text");
@@ -51,10 +51,10 @@ fn ended(digests: &mut Digests, now: Millis) -> Option<(String, String)> {
 fn a_window_ends_by_time_or_by_number_whichever_is_first() {
     let folder = folder();
     let mut digests = open(&folder, &[rule("every_s = 10\nmessages = 3")]);
-    assert_eq!((digests.next_end(), ended(&mut digests, 5 * SECOND)), (None, None));
+    assert_eq!((digests.next_due(), ended(&mut digests, 5 * SECOND)), (None, None));
     log(&mut digests, "a", "one", 5 * SECOND);
     log(&mut digests, "b", "two", 14 * SECOND);
-    assert_eq!(digests.next_end(), Some(15 * SECOND));
+    assert_eq!(digests.next_due(), Some(15 * SECOND));
     assert_eq!(ended(&mut digests, 15 * SECOND - 1), None);
     let (text, counts) = ended(&mut digests, 15 * SECOND).expect("it has ended");
     assert_eq!(text, "site/a/log: one\nsite/b/log: two\n");
@@ -65,7 +65,7 @@ fn a_window_ends_by_time_or_by_number_whichever_is_first() {
     assert_eq!(ended(&mut digests, 100 * SECOND), None);
     log(&mut digests, "a", "five", 100 * SECOND);
     assert!(ended(&mut digests, 100 * SECOND).is_some());
-    assert_eq!((digests.next_end(), ended(&mut digests, 999 * SECOND)), (None, None));
+    assert_eq!((digests.next_due(), ended(&mut digests, 999 * SECOND)), (None, None));
 }
 
 #[test]
@@ -147,19 +147,20 @@ fn topics_have_their_own_windows_if_that_is_wanted() {
     for site in ["a", "b", "b"] {
         log(&mut digests, site, "door open", 0);
     }
-    let (number, asked) = digests.ended(0, "pi").expect("two of b");
+    let mut due = digests.due(0, "pi").expect("two of b");
+    let asked = due.asked.take();
     let asked = asked.expect("it has messages");
     assert_eq!(asked.reply_to.topic, "digest/site/b/log");
     assert_eq!(asked.request.expect("it is sound").text.as_deref(), Some("door open\ndoor open\n"));
-    digests.close(number);
-    assert!(digests.ended(0, "pi").is_none());
+    digests.asked(&due);
+    assert!(digests.due(0, "pi").is_none());
     // Too many topics: the oldest window ends early.
     for site in 0..WINDOWS {
         log(&mut digests, &site.to_string(), "door open", 0);
     }
-    assert_eq!(digests.next_end(), Some(0));
+    assert_eq!(digests.next_due(), Some(0));
     assert_eq!(ended(&mut digests, 0).map(|(_, counts)| counts), Some("messages 1, dropped 0".into()));
-    assert!(digests.ended(0, "pi").is_none());
+    assert!(digests.due(0, "pi").is_none());
 }
 
 #[test]
@@ -171,9 +172,10 @@ fn what_cannot_be_read_is_counted_and_asks_for_nothing_alone() {
     let large = Message { oversize: Some(9_000_000), ..message("site/a/log", "") };
     let bad = digests.take(0, &large, 0).expect_err("it is too large");
     assert!(bad.contains("9000000 bytes"), "{bad}");
-    let (number, asked) = digests.ended(0, "pi").expect("it is full");
+    let mut due = digests.due(0, "pi").expect("it is full");
+    let asked = due.asked.take();
     assert!(asked.is_none());
-    digests.close(number);
+    digests.asked(&due);
     log(&mut digests, "a", r#"{"message": "good"}"#, 0);
     digests.take(0, &message("site/a/log", "plain"), 0).expect_err("it has no fields");
     let (text, counts) = ended(&mut digests, 0).expect("it is full");
@@ -187,8 +189,32 @@ fn the_same_window_asks_for_the_same_after_a_crash_between_two_files() {
     let mut digests = open(&folder, &rules);
     log(&mut digests, "a", "one", 3);
     log(&mut digests, "a", "two", 4);
-    let first = digests.ended(4, "pi").and_then(|(_, asked)| asked).expect("it is full");
+    let first = digests.due(4, "pi").and_then(|due| due.asked).expect("it is full");
     drop(digests);
-    let again = open(&folder, &rules).ended(9, "pi").and_then(|(_, asked)| asked).expect("it is there still");
+    let again = open(&folder, &rules).due(9, "pi").and_then(|due| due.asked).expect("it is there still");
     assert_eq!((first.hash, first.reply_to), (again.hash, again.reply_to));
+}
+
+#[test]
+fn a_window_that_grows_is_asked_about_with_the_same_beginning() {
+    let folder = folder();
+    let rules = [rule("messages = 9\nupdate_messages = 3")];
+    let mut digests = open(&folder, &rules);
+    let mut texts: Vec<String> = Vec::new();
+    for number in 0..9 {
+        log(&mut digests, "a", &format!("pump {number}"), SECOND);
+        assert_eq!(digests.next_due().is_some(), number % 3 == 2, "message {number}");
+        if let Some((text, counts)) = ended(&mut digests, SECOND) {
+            let is_open = if number < 8 { ", open true" } else { "" };
+            assert_eq!(counts, format!("messages {}, dropped 0{is_open}", number + 1));
+            assert!(texts.last().is_none_or(|before| text.starts_with(before.as_str())), "{text}");
+            texts.push(text);
+            // What was told is known after a restart.
+            digests.sync();
+            drop(digests);
+            digests = open(&folder, &rules);
+            assert!(ended(&mut digests, SECOND).is_none());
+        }
+    }
+    assert_eq!((texts.len(), digests.windows.len()), (3, 0));
 }
