@@ -38,8 +38,8 @@ struct Odds {
     tries: f32,
 }
 
-/// Of places that agree in 1, 2, 3, 4 to 7, 8 to 15 and more tokens, before anything is known of a text. What summaries by
-/// the bundled model came to, rounded: `docs/speculation.md`.
+/// Of places that agree in 1, 2, 3, 4 to 7, 8 to 15 and more tokens, before anything is known of a text: a guess, soon outweighed
+/// by what is seen.
 const PRIORS: [f32; 6] = [0.2, 0.45, 0.6, 0.75, 0.85, 0.9];
 /// So many observations those count for.
 const PRIOR_TRIES: f32 = 4.0;
