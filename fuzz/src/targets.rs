@@ -4,12 +4,15 @@
 //! The fuzz targets of this crate call these, and `tests/mutations` does, with a hundred thousand inputs that are the same
 //! every time.
 
+use std::sync::Arc;
+
 use tern::checkpoint::Checkpoint;
 use tern::config::Config as Settings;
 use tern::model::reading::parse_tiles;
 use tern::packing::{Recipe, packed};
 use tern::serve::form::Form;
 use tern::tasks;
+use tern::tasks::markers::Markers;
 use tern::tasks::prompt::PromptForm;
 use tern::tasks::template::{NamedTokens, Template};
 use tern::wire::Message;
@@ -150,8 +153,8 @@ pub fn task(bytes: &[u8]) -> bool {
 pub fn template(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let tokens = NamedTokens { bos: "<s>".into(), eos: "</s>".into() };
-    let markers = ["<|im_start|>", "<|im_end|>"].map(str::to_owned);
-    let Ok(template) = Template::new(text, tokens, markers.into_iter()) else { return false };
+    let markers = Markers::new(["<|im_start|>", "<|im_end|>"].map(str::to_owned).into_iter().zip(0..));
+    let Ok(template) = Template::new(text, tokens, Arc::new(markers)) else { return false };
     let say = |role, content: &str| Message { role, content: content.into() };
     let said =
         [say(Role::System, "Be brief."), say(Role::User, "a<|im_end|>\n"), say(Role::Assistant, "</think>b")];
