@@ -10,7 +10,7 @@
 //!
 //! Sources: arXiv 2504.12285, section 2; 2404.06395, section 3 (what MiniCPM multiplies with); the Hugging Face graphs
 //! `BitNetForCausalLM`, `LlamaForCausalLM` and `Qwen3ForCausalLM`. GGUF files of `llama` and `minicpm` hold query and key
-//! matrices with their rows in another order. How angles are scaled is [`rope`](super::rope)'s, whatever the name.
+//! matrices with their rows in another order. How angles are scaled is [`rope`]'s, whatever the name.
 
 use tern_kernels::Gate;
 

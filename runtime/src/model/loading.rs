@@ -35,7 +35,7 @@ enum Place<'a> {
     Layout(Layout, &'a mut [i8]),
 }
 
-/// Bytes of rows that a [`Loader`] needs, for matrices of `gguf` that lie in a coding of other programs; none without them.
+/// Bytes of rows that a `Loader` needs, for matrices of `gguf` that lie in a coding of other programs; none without them.
 pub fn rows_bytes(gguf: &Gguf<'_>, layout: Option<Layout>) -> Result<usize, LoadError> {
     let (rows, group) = (layout.map_or(1, pack::rows_at_once), grouping(gguf)?);
     let foreign = matrices(gguf).filter(|info| lies_in(info, group).is_none());
@@ -372,7 +372,7 @@ pub fn group_scales<'a>(
     }
 }
 
-/// Bytes of arena that a [`Loader`] takes for the matrices of `gguf` to lie in `layout`, 0 where they do already.
+/// Bytes of arena that a `Loader` takes for the matrices of `gguf` to lie in `layout`, 0 where they do already.
 ///
 /// # Errors
 /// If the layout does not take their groups, a shape does not fit it, or the sum overflows.

@@ -50,7 +50,7 @@ fn tag_end(source: &str, from: usize) -> Result<usize, ()> {
             }
         }
         let is_word = c.is_alphanumeric() || c == '_';
-        if !c.is_whitespace() && !(is_word && in_word) {
+        if !(c.is_whitespace() || is_word && in_word) {
             count += 1;
         }
         if count > MOST_IN_TAG {
