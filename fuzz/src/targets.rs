@@ -182,7 +182,7 @@ pub fn checkpoint(bytes: &[u8]) -> bool {
     let Ok(checkpoint) = Checkpoint::open(folder.path()) else { return false };
     let recipe = Recipe { layout: Layout::T2R4, int8_head: false };
     let _ = checkpoint.header(&recipe);
-    bytes.len() % 8 != 0 || checkpoint.pack(&recipe, 1, Vec::new(), |_| ()).is_ok()
+    !bytes.len().is_multiple_of(8) || checkpoint.pack(&recipe, 1, Vec::new(), |_| ()).is_ok()
 }
 
 /// The text of a configuration file.
