@@ -80,12 +80,12 @@ fn damage_is_an_error_of_its_kind() {
 
 #[test]
 fn fields_of_an_older_and_of_a_newer_side() {
-    let plain = [&[VERSION][..], b"\x017\x01\x01t\0\0\0\0\0\x01\x02hi\0\0\0"].concat();
+    let plain = [&[VERSION][..], b"\x017\x01\x01t\0\0\0\0\0\x01\x02hi\0\0\0\0"].concat();
     let request = Request::<Borrowed>::task("7", "t", "hi");
     assert_eq!(around(&plain), framed(&request));
-    // An older side that lacks the last three fields, and a newer one with three more, of which none is used.
+    // An older side that lacks the last four fields, and a newer one with three more, of which none is used.
     let read = |bytes: &[u8]| decode_all::<Request<Small>>(&mut around(bytes)).map(|read| read.text.unwrap());
-    assert_eq!(read(&plain[..plain.len() - 3]).as_deref(), Ok("hi"));
+    assert_eq!(read(&plain[..plain.len() - 4]).as_deref(), Ok("hi"));
     assert_eq!(read(&[&plain[..], &[0, 0, 0]].concat()).as_deref(), Ok("hi"));
     let used = [&plain[..], &[0, 1, 9]].concat();
     assert_eq!(read(&used), Err(FrameError::MoreFields { bytes: 3 }));
@@ -93,7 +93,7 @@ fn fields_of_an_older_and_of_a_newer_side() {
     let text = decode::<Request<Small>>(&mut around(&used)).map(|read| read.text.unwrap());
     assert_eq!(text.as_deref(), Ok("hi"));
     // A text cannot be lacking, nor can a list claim what is not there.
-    assert_eq!(read(&plain[..plain.len() - 4]).err(), Some(FrameError::Message));
+    assert_eq!(read(&plain[..plain.len() - 5]).err(), Some(FrameError::Message));
     let endless = [&[VERSION][..], b"\x017\0\x01\0\0\0\0\x01\xff\xff\xff\xff\x0f"].concat();
     // Sixteen labels would have room, and there are fewer.
     assert_eq!(decode_all::<Request<Fixed<64, 64>>>(&mut around(&endless)).err(), Some(FrameError::Message));

@@ -50,9 +50,7 @@ fn as_it_is_it_loads() {
 
 #[test]
 fn tensors_that_nobody_would_use_are_named() {
-    for name in
-        ["rope_freqs.weight", "blk.0.attn_q.bias", "blk.0.attn_sub_norm.weight", "blk.2.ffn_up.weight"]
-    {
+    for name in ["blk.0.attn_q.bias", "blk.0.attn_sub_norm.weight", "blk.2.ffn_up.weight"] {
         let refused = with(Some(name), |_| ()).expect_err(name);
         assert!(
             matches!(refused, LoadError::TensorUnknown { .. }) && refused.to_string().contains(name),
@@ -62,7 +60,13 @@ fn tensors_that_nobody_would_use_are_named() {
 }
 
 #[test]
-fn scaled_angles_are_refused() {
-    let refused = with(None, |header| _ = header.str("llama.rope.scaling.type", "yarn")).expect_err("scaled");
-    assert!(refused.to_string().contains("yarn"), "{refused}");
+fn scaled_angles_are_refused_where_how_is_not_known_or_not_said() {
+    let refused = |kind: &str| {
+        let error = with(None, |header| _ = header.str("llama.rope.scaling.type", kind)).expect_err(kind);
+        error.to_string()
+    };
+    assert!(refused("dynamic").contains("dynamic"), "{}", refused("dynamic"));
+    assert!(refused("yarn").contains("llama.rope.scaling.factor"), "{}", refused("yarn"));
+    let lengths = with(Some("rope_freqs.weight"), |_| ()).expect_err("one factor a pair");
+    assert!(matches!(lengths, LoadError::TensorShape { .. }), "{lengths}");
 }
