@@ -267,7 +267,7 @@ fn a_model_too_large_for_memory_is_refused_before_anything_is_taken() {
     assert!(streamed_bytes > available_bytes);
     let ended = run(tern(["bench", path.to_str().expect("UTF-8")]), "");
     assert_eq!(ended.code, Some(66), "{ended:?}");
-    for word in ["enormous.gguf", "MiB are free", "lower --context"] {
+    for word in ["enormous.gguf", "MiB are free", "with one request of 256 tokens", "tern models --board"] {
         assert!(ended.stderr.contains(word), "{word} is missing in {ended:?}");
     }
 }

@@ -12,7 +12,7 @@ pub fn exceeded(source: &str) -> Option<(usize, String)> {
         return Some((line_of(at), format!("more than {MOST_ELIFS} elifs")));
     }
     let mut from = 0;
-    while let Some(at) = find(source, from, "{{", "{%") {
+    while let Some(at) = find(source, from) {
         let end = match tag_end(source, at + 2) {
             Ok(end) => end,
             Err(()) => {
@@ -24,10 +24,10 @@ pub fn exceeded(source: &str) -> Option<(usize, String)> {
     None
 }
 
-fn find(source: &str, from: usize, one: &str, other: &str) -> Option<usize> {
-    let rest = &source[from..];
-    let places = [rest.find(one), rest.find(other)];
-    places.into_iter().flatten().min().map(|at| from + at)
+/// Where the next tag begins, from `from` on.
+fn find(source: &str, from: usize) -> Option<usize> {
+    let mut braces = source[from..].match_indices('{').map(|(at, _)| from + at);
+    braces.find(|at| matches!(source.as_bytes().get(at + 1), Some(b'{' | b'%')))
 }
 
 /// Where the tag ends whose inside begins at `from`; an error if there is too much in it.
