@@ -12,6 +12,7 @@ use tern::wire::Message;
 use tern_protocol::request::Role;
 use tern_runtime::gguf::{Gguf, Header};
 use tern_runtime::map::MappedFile;
+use tern_tests::fill::Random;
 use tern_tests::http_peer::HttpDaemon;
 use tern_tests::model::bundled;
 
@@ -101,6 +102,62 @@ fn conversations_are_laid_out_as_transformers_does() {
     }
     println!("{agreed} conversations laid out alike, {refused} refused alike");
     assert!(agreed >= 90 && refused >= 3, "{agreed} {refused}");
+}
+
+/// A template with some of its characters changed gives an error or a prompt, and a prompt's messages are those that were
+/// said.
+#[test]
+fn damaged_templates_are_refused_or_harmless() {
+    let (fixture, conversations) = table();
+    let mut random = Random::new(7);
+    let pieces = [
+        "{%",
+        "%}",
+        "{{",
+        "}}",
+        "(",
+        ")",
+        "[",
+        "]",
+        "'",
+        "-",
+        "|",
+        ".",
+        "~",
+        " in ",
+        "endif",
+        "for",
+        "\u{100000}",
+        "0",
+    ];
+    let (mut rendered, mut refused) = (0, 0);
+    for row in list(&fixture["templates"]) {
+        for _ in 0..150 {
+            let mut source: Vec<char> = text(&row["template"]).chars().collect();
+            for _ in 0..1 + random.below(3) {
+                let at = random.below(source.len());
+                let end = (at + random.below(6)).min(source.len());
+                source.splice(at..end, pieces[random.below(pieces.len())].chars());
+            }
+            let source: String = source.into_iter().collect();
+            let Ok(template) = Template::new(&source, NamedTokens::default(), markers()) else {
+                refused += 1;
+                continue;
+            };
+            for conversation in &conversations {
+                for segment in template.render(conversation).unwrap_or_default() {
+                    if let Segment::Message(text) = segment {
+                        assert!(
+                            conversation.iter().any(|message| message.content.trim() == text),
+                            "{source}"
+                        );
+                    }
+                }
+            }
+            rendered += 1;
+        }
+    }
+    assert!(rendered > 100 && refused > 200, "{rendered} rendered, {refused} refused");
 }
 
 /// The bundled model with another chat template.
