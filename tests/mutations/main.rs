@@ -9,6 +9,7 @@ mod seeds;
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -17,6 +18,7 @@ use tern_tests::fill::Random;
 
 /// Something that reads bytes.
 struct Reader {
+    /// That of its fuzz target.
     name: &'static str,
     read: fn(&[u8]) -> bool,
     seeds: Vec<Seed>,
@@ -46,14 +48,14 @@ fn readers() -> [Reader; 9] {
     };
     [
         // The arena of what is free on that machine, see `targets`.
-        reader("model files", targets::model, seeds::models(), 40_000, 9 << 20),
+        reader("model", targets::model, seeds::models(), 40_000, 9 << 20),
         // Tables of a vocabulary are a few words for each token that is in the file.
-        reader("vocabularies", targets::vocabulary, seeds::vocabularies(), 20_000, 2 << 20),
-        reader("lines", targets::line, seeds::lines(), 30_000, 1 << 16),
-        Reader { wrap: framed, ..reader("frames", targets::framed, seeds::frames(), 30_000, 1 << 16) },
-        reader("checkpoints", targets::checkpoint, seeds::checkpoints(), 600, 8 << 20),
-        reader("templates", targets::template, seeds::templates(), 8_000, 4 << 20),
-        reader("tasks", targets::task, seeds::tasks(), 12_000, 4 << 20),
+        reader("vocabulary", targets::vocabulary, seeds::vocabularies(), 20_000, 2 << 20),
+        reader("line", targets::line, seeds::lines(), 30_000, 1 << 16),
+        Reader { wrap: framed, ..reader("frame", targets::framed, seeds::frames(), 30_000, 1 << 16) },
+        reader("checkpoint", targets::checkpoint, seeds::checkpoints(), 600, 8 << 20),
+        reader("template", targets::template, seeds::templates(), 8_000, 4 << 20),
+        reader("task", targets::task, seeds::tasks(), 12_000, 4 << 20),
         reader("settings", targets::settings, seeds::settings(), 8_000, 1 << 20),
         reader("tiles", targets::tiles, seeds::tiles(), 4_000, 1 << 16),
     ]
@@ -65,6 +67,17 @@ impl Reader {
         let mut random = Random::new((n as u64) << 8 | self.name.len() as u64);
         let bytes = mutated(&mut random, &self.seeds);
         (self.wrap)(&mut random, bytes)
+    }
+
+    /// Writes the seeds where the fuzz target of this name finds them.
+    fn keep_corpus(&self, folder: &Path) -> std::io::Result<()> {
+        let folder = folder.join(self.name);
+        std::fs::create_dir_all(&folder)?;
+        for (n, seed) in self.seeds.iter().enumerate() {
+            let bytes = (self.wrap)(&mut Random::new(1), seed.bytes.clone());
+            std::fs::write(folder.join(format!("seed-{n:02}")), bytes)?;
+        }
+        Ok(())
     }
 
     /// Reads every input and says how many were accepted.
@@ -108,6 +121,9 @@ fn damaged_inputs_are_refused_or_read_and_nothing_else() {
     let readers = readers();
     assert!(readers.iter().map(|reader| reader.inputs).sum::<usize>() >= LEAST_INPUTS);
     for reader in &readers {
+        if let Some(folder) = std::env::var_os("TERN_FUZZ_CORPUS") {
+            reader.keep_corpus(folder.as_ref()).expect("the corpus can be written");
+        }
         let began = std::time::Instant::now();
         let accepted = reader.run();
         let (name, inputs) = (reader.name, reader.inputs);
