@@ -3,6 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::mqtt_peer::Peer;
@@ -33,10 +34,8 @@ impl Broker {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut broker = Broker { folder, port: 0, second_port: 0, child: None };
         for _ in 0..10 {
-            // The system chooses; somebody else may take it before mosquitto does, and then another is tried.
-            let free = [TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0")];
-            [broker.port, broker.second_port] = free
-                .map(|listener| listener.and_then(|free| free.local_addr()).expect("a port is free").port());
+            // Somebody else may take it before mosquitto does, and then another is tried.
+            [broker.port, broker.second_port] = [free_port(), free_port()];
             let config = format!(
                 "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nuser root\n{lines}\n",
                 broker.port
@@ -132,6 +131,19 @@ impl Broker {
     pub fn restart(&mut self) {
         self.spawn();
         assert!(self.answers(), "mosquitto does not start again");
+    }
+}
+
+/// A port that nobody has, below those that systems give to clients: a connection to one of these, tried until the broker
+/// listens, can meet itself, and then the broker cannot listen.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Relaxed));
+        let port = 10_000 + (next % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
