@@ -1,7 +1,8 @@
 //! The whole way of a request: requests a second and latency over the Unix socket and over MQTT, by 1 and 8 clients
 //! that each send the next request when they have the last answer.
 //!
-//! `cargo bench --bench load`. It needs mosquitto. Beside what clients see it prints what the engine says that it spent
+//! `cargo bench --bench load`. It needs mosquitto. Every request is another log line, so that nothing but the task's own
+//! words is found computed already. Beside what clients see it prints what the engine says that it spent
 //! on a request: with one client no transport can be quicker than that, and with eight the engine works on several at
 //! once. Each answer is checked to be a decision. MQTT is measured at a broker that sends small packets at once, and as
 //! `delay` at one that is left as it comes.
@@ -21,7 +22,24 @@ const TIME: Duration = Duration::from_secs(5);
 /// Clients at once.
 const CLIENTS: [usize; 2] = [1, 8];
 
-const TEXT: &str = "usb 1-1: device not accepting address 7, error -71";
+/// Log lines of the held-out set of severities.
+struct Lines(Vec<String>);
+
+impl Lines {
+    fn open() -> Lines {
+        let set = concat!(env!("CARGO_MANIFEST_DIR"), "/models/eval/log-severity.jsonl");
+        let rows = std::fs::read_to_string(set).expect("the repository has this set");
+        let text =
+            |row: &str| serde_json::from_str::<Value>(row).expect("JSON")["text"].as_str().map(str::to_owned);
+        Lines(rows.lines().map(|row| text(row).expect("a text")).collect())
+    }
+
+    /// What `client` of [`CLIENTS`] sends as its request `number`: under a time of its own, as kernels write them.
+    fn of(&self, client: usize, number: u64) -> String {
+        let text = &self.0[(client * 191 + number as usize) % self.0.len()];
+        format!("[{:5}.{number:06}] {text}", 100 + client)
+    }
+}
 
 /// What a client saw of its requests.
 #[derive(Default)]
@@ -116,6 +134,7 @@ fn main() {
     // As mosquitto comes it lets small packets wait for the acknowledgement of earlier ones, which takes 40 ms.
     let brokers = [("MQTT", "set_tcp_nodelay true"), ("delay", "set_tcp_nodelay false")]
         .map(|(way, line)| (way, Broker::start_with(&format!("persistence false\n{line}"))));
+    let lines = Lines::open();
     let mut first = true;
     for (way, broker) in &brokers {
         let daemon = start(broker, "pi", "");
@@ -123,28 +142,28 @@ fn main() {
             println!("cargo bench --bench load: {}", machine(&daemon));
             println!("resident when idle: {:.1} MiB", mib(daemon.resident_bytes()));
             println!("way    clients requests/s   p50 ms   p95 ms   p99 ms  engine ms  p50/engine");
-            over_socket(&daemon);
+            over_socket(&daemon, &lines);
         }
-        over_mqtt(way, broker);
+        over_mqtt(way, broker, &lines);
         let (now, peak) = (mib(daemon.resident_bytes()), mib(daemon.peak_bytes()));
         println!("resident after this: {now:.1} MiB, at most {peak:.1} MiB");
     }
 }
 
-fn over_socket(daemon: &Daemon) {
-    let request = serde_json::json!({"id": "1", "task": "log-severity", "text": TEXT}).to_string();
+fn over_socket(daemon: &Daemon, lines: &Lines) {
     for clients in CLIENTS {
-        report("socket", clients, |_| {
+        report("socket", clients, |client| {
             let mut peer = daemon.connect();
-            Seen::of(|_| {
-                peer.send(&request);
+            Seen::of(|number| {
+                let text = lines.of(client, number);
+                peer.send(&serde_json::json!({"id": "1", "task": "log-severity", "text": text}).to_string());
                 peer.receive()
             })
         });
     }
 }
 
-fn over_mqtt(way: &str, broker: &Broker) {
+fn over_mqtt(way: &str, broker: &Broker, lines: &Lines) {
     for clients in CLIENTS {
         report(way, clients, |client| {
             let mut peer = broker.peer(&format!("load-{clients}-{client}"));
@@ -152,7 +171,8 @@ fn over_mqtt(way: &str, broker: &Broker) {
             peer.subscribe(&answers);
             Seen::of(|number| {
                 let name = number.to_string();
-                peer.send(&Note::request(&topic("pi", "log-severity"), TEXT, &answers, &name), 1);
+                let text = lines.of(client, number);
+                peer.send(&Note::request(&topic("pi", "log-severity"), &text, &answers, &name), 1);
                 let answer = peer.receive();
                 assert_eq!(answer.name(), name);
                 answer.json()
