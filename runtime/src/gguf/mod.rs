@@ -26,7 +26,7 @@ pub use self::reading::{I2sBlocks, MAX_TILES, Reading, ReadingError, Tiles};
 pub use self::sniff::Lookalike;
 pub use self::tensor::{MAX_DIMS, TensorInfo};
 pub use self::types::{BITNET_TAIL_BYTES, PACKED_TAIL_BYTES, TensorType};
-pub use self::value::{Array, F32Array, I32Array, StringArray, Value, ValueType};
+pub use self::value::{Array, Array32, StringArray, Value, ValueType};
 #[cfg(feature = "std")]
 pub use self::write::{DataWriter, Header};
 
@@ -326,7 +326,7 @@ impl<'a> Gguf<'a> {
     ///
     /// # Errors
     /// [`LoadError::KeyMissing`], [`LoadError::KeyType`].
-    pub fn i32s(&self, key: &str) -> Result<I32Array<'a>, LoadError> {
+    pub fn i32s(&self, key: &str) -> Result<Array32<'a, i32>, LoadError> {
         let value = self.required(key)?;
         let Value::Array(array) = value else { return Err(wrong_type(key, &value, "array of i32")) };
         array.i32s().ok_or_else(|| LoadError::KeyType {
@@ -340,7 +340,7 @@ impl<'a> Gguf<'a> {
     ///
     /// # Errors
     /// [`LoadError::KeyMissing`], [`LoadError::KeyType`].
-    pub fn f32s(&self, key: &str) -> Result<F32Array<'a>, LoadError> {
+    pub fn f32s(&self, key: &str) -> Result<Array32<'a, f32>, LoadError> {
         let value = self.required(key)?;
         let Value::Array(array) = value else { return Err(wrong_type(key, &value, "array of f32")) };
         array.f32s().ok_or_else(|| LoadError::KeyType {

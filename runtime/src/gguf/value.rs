@@ -1,6 +1,7 @@
 //! Metadata values: thirteen types, arrays included, read in place.
 
 use core::fmt;
+use core::marker::PhantomData;
 
 use super::cursor::Cursor;
 use crate::error::{LoadError, Name};
@@ -240,14 +241,14 @@ impl<'a> Array<'a> {
 
     /// The array as i32, if it is one of i32 or u32 (read as i32, as converters differ).
     #[must_use]
-    pub fn i32s(&self) -> Option<I32Array<'a>> {
-        matches!(self.ty, ValueType::I32 | ValueType::U32).then_some(I32Array { bytes: self.bytes })
+    pub fn i32s(&self) -> Option<Array32<'a, i32>> {
+        matches!(self.ty, ValueType::I32 | ValueType::U32).then(|| Array32::new(self.bytes))
     }
 
     /// The array as f32, if it is one of f32.
     #[must_use]
-    pub fn f32s(&self) -> Option<F32Array<'a>> {
-        (self.ty == ValueType::F32).then_some(F32Array { bytes: self.bytes })
+    pub fn f32s(&self) -> Option<Array32<'a, f32>> {
+        (self.ty == ValueType::F32).then(|| Array32::new(self.bytes))
     }
 }
 
@@ -294,14 +295,19 @@ impl<'a> StringArray<'a> {
     }
 }
 
-/// An array of 32-bit integers.
+/// An array of numbers of 32 bits, little-endian.
 #[derive(Clone, Copy, Debug)]
-pub struct I32Array<'a> {
+pub struct Array32<'a, T> {
     bytes: &'a [u8],
+    of: PhantomData<T>,
 }
 
-impl I32Array<'_> {
-    /// Number of integers.
+impl<'a, T> Array32<'a, T> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Array32 { bytes, of: PhantomData }
+    }
+
+    /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len() / 4
@@ -313,39 +319,24 @@ impl I32Array<'_> {
         self.bytes.is_empty()
     }
 
+    fn bytes_at(&self, index: usize) -> Option<[u8; 4]> {
+        let start = index.checked_mul(4)?;
+        self.bytes.get(start..start.checked_add(4)?)?.try_into().ok()
+    }
+}
+
+impl Array32<'_, i32> {
     /// The integer at `index`, if there is one.
     #[must_use]
     pub fn at(&self, index: usize) -> Option<i32> {
-        let start = index.checked_mul(4)?;
-        let bytes = self.bytes.get(start..start.checked_add(4)?)?;
-        Some(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        self.bytes_at(index).map(i32::from_le_bytes)
     }
 }
 
-/// An array of 32-bit floats.
-#[derive(Clone, Copy, Debug)]
-pub struct F32Array<'a> {
-    bytes: &'a [u8],
-}
-
-impl F32Array<'_> {
-    /// Number of floats.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.bytes.len() / 4
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
+impl Array32<'_, f32> {
     /// The float at `index`, if there is one.
     #[must_use]
     pub fn at(&self, index: usize) -> Option<f32> {
-        let start = index.checked_mul(4)?;
-        let bytes = self.bytes.get(start..start.checked_add(4)?)?;
-        Some(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        self.bytes_at(index).map(f32::from_le_bytes)
     }
 }

@@ -14,12 +14,12 @@ use super::alphabet::TokenBytes;
 use super::tournament::{NONE, Tournament};
 use super::vocab::Vocab;
 use crate::error::LoadError;
-use crate::gguf::{F32Array, Gguf};
+use crate::gguf::{Array32, Gguf};
 
 /// The scores of the tokens, all finite.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scores<'a> {
-    scores: F32Array<'a>,
+    scores: Array32<'a, f32>,
 }
 
 impl<'a> Scores<'a> {

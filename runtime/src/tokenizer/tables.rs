@@ -6,7 +6,7 @@ use super::slots;
 use super::spm::Scores;
 use super::vocab::{Spelling, Vocab};
 use crate::error::LoadError;
-use crate::gguf::{Gguf, I32Array, StringArray, optional};
+use crate::gguf::{Array32, Gguf, StringArray, optional};
 
 /// How much memory a tokenizer takes; made by [`Tokenizer::plan`](super::Tokenizer::plan).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl TokenizerPlan {
 /// The file's tables, looked up and checked against each other.
 pub(super) struct Tables<'a> {
     pub(super) tokens: StringArray<'a>,
-    pub(super) types: I32Array<'a>,
+    pub(super) types: Array32<'a, i32>,
     pub(super) method: Found<'a>,
 }
 

@@ -7,7 +7,7 @@
 use super::alphabet::TokenBytes;
 use super::slots::{self, Slots};
 use crate::error::{LoadError, Name};
-use crate::gguf::{I32Array, StringArray};
+use crate::gguf::{Array32, StringArray};
 
 /// What a token is for (`tokenizer.ggml.token_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(super) enum Spelling {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vocab<'a> {
     strings: StringArray<'a>,
-    types: I32Array<'a>,
+    types: Array32<'a, i32>,
     how: Spelling,
     offsets: &'a [u32],
     slots: Slots<'a>,
@@ -79,7 +79,7 @@ impl<'a> Vocab<'a> {
     /// Builds the tables in memory of exactly [`Vocab::words`].
     pub fn build(
         strings: StringArray<'a>,
-        types: I32Array<'a>,
+        types: Array32<'a, i32>,
         how: Spelling,
         tables: &'a mut [u32],
     ) -> Result<Self, LoadError> {
@@ -174,7 +174,7 @@ impl<'a> Vocab<'a> {
     }
 }
 
-fn kind(types: I32Array<'_>, id: u32) -> TokenKind {
+fn kind(types: Array32<'_, i32>, id: u32) -> TokenKind {
     TokenKind::from_type(types.at(id as usize).unwrap_or(0))
 }
 
@@ -193,7 +193,7 @@ fn comes_from_text(kind: TokenKind, how: Spelling, text: &[u8]) -> bool {
 
 fn spelling<'a>(
     strings: StringArray<'a>,
-    types: I32Array<'_>,
+    types: Array32<'_, i32>,
     how: Spelling,
     offsets: &[u32],
     id: u32,
