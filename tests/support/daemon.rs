@@ -111,7 +111,7 @@ impl Daemon {
     pub fn connect(&self) -> Peer {
         let stream = UnixStream::connect(self.socket()).expect("the daemon takes clients");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-        Peer { stream: BufReader::new(stream) }
+        Peer { stream: BufReader::new(stream), passed: Vec::new() }
     }
 
     /// The answer to a status request on a connection of its own.
@@ -227,6 +227,8 @@ fn command(folder: &tempfile::TempDir) -> Command {
 #[derive(Debug)]
 pub struct Peer {
     stream: BufReader<UnixStream>,
+    /// Last answers to others that came while one was waited for.
+    passed: Vec<Value>,
 }
 
 impl Peer {
@@ -270,15 +272,22 @@ impl Peer {
         self.answer().expect("the daemon answers")
     }
 
-    /// Waits for the last answer to the request `id`, passing over all others.
+    /// Waits for the last answer to the request `id`, whichever of several ends first: those of others are kept until
+    /// they are asked for in this way.
     ///
     /// # Panics
     /// If there is none.
     pub fn last(&mut self, id: &str) -> Value {
+        if let Some(at) = self.passed.iter().position(|answer| answer["id"] == id) {
+            return self.passed.remove(at);
+        }
         loop {
             let answer = self.receive();
             if answer["id"] == id && answer["type"] != "token" {
                 return answer;
+            }
+            if answer["type"] != "token" {
+                self.passed.push(answer);
             }
         }
     }
