@@ -4,10 +4,12 @@
 //! does nothing is worse than a daemon that does not start.
 
 pub mod activations;
+pub mod blocks;
 pub mod changes;
 pub mod digest;
 pub mod energy;
 pub mod http;
+pub mod level;
 pub mod metering;
 pub mod mqtt;
 pub mod record;
@@ -29,9 +31,11 @@ use crate::model::{EngineChoice, ModelChoice};
 use crate::serve::spending::{self, BadJoules};
 use crate::tasks::TaskSet;
 use activations::ActivationsName;
+use blocks::BlocksOf;
 use digest::Digest;
 use energy::EnergySection;
 use http::HttpSection;
+pub use level::LogLevel;
 use mqtt::{MqttSection, Watch};
 use socket::{SerialSection, SocketSection};
 
@@ -63,35 +67,6 @@ pub struct Config {
     pub digest: Vec<Digest>,
 }
 
-/// `log`: how much is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevel {
-    /// The operator must act.
-    Error,
-    /// Something works less well than it should.
-    Warn,
-    /// Start, stop, model, clients refused.
-    #[default]
-    Info,
-    /// Every connection and request, without its text.
-    Debug,
-    /// Every step of the engine.
-    Trace,
-}
-
-impl From<LogLevel> for log::LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Error => log::LevelFilter::Error,
-            LogLevel::Warn => log::LevelFilter::Warn,
-            LogLevel::Info => log::LevelFilter::Info,
-            LogLevel::Debug => log::LevelFilter::Debug,
-            LogLevel::Trace => log::LevelFilter::Trace,
-        }
-    }
-}
-
 /// `[model]`; what is left out is chosen for the machine and the model.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -120,6 +95,8 @@ pub struct ModelSection {
     pub head: Option<HeadName>,
     /// What ternary products take as their input.
     pub activations: Option<ActivationsName>,
+    /// Weights in a block of I2_S.
+    pub i2s_blocks: Option<BlocksOf>,
 }
 
 /// `head`.
@@ -436,7 +413,7 @@ impl Config {
                 no_pack: engine.no_pack || section.pack == Some(false),
                 head: engine.head.or(head),
                 kv: engine.kv.or(kv),
-                i2s_blocks: engine.i2s_blocks,
+                i2s_blocks: engine.i2s_blocks.or(section.i2s_blocks.map(BlocksOf::blocks)),
                 activations: engine.activations.or(section.activations.map(ActivationsName::kind)),
             },
         }
