@@ -11,6 +11,7 @@ use tern_kernels::{Layout, SCALAR};
 use tern_runtime::gguf::{Gguf, I2sBlocks, Reading, TensorInfo};
 use tern_runtime::map::MappedFile;
 use tern_tests::model::fixture;
+use tern_tests::tl2;
 
 fn json(name: &str) -> Value {
     let path = fixture(name);
@@ -79,6 +80,11 @@ fn bytes_of_the_reference_converters_are_read_weight_by_weight() {
         if matches!(coding, Coding::Tl1(_) | Coding::Tl2(_)) {
             data.resize(coding.code_bytes(rows, cols).expect("a shape that fits"), 0);
             data.extend(scale.to_le_bytes());
+        }
+        // What writes whole models for `tests/foreign.rs`.
+        if let Coding::Tl2(tile) = coding {
+            let written = tl2::encode(&ruled(rows, cols), (rows, cols), tile, scale);
+            assert!(written[..data.len()] == data, "{tile:?}: other bytes than the converter's");
         }
         let (weights, scales) = read(coding, &data, rows, cols);
         assert_eq!(weights, ruled(rows, cols), "{coding:?}");

@@ -16,6 +16,7 @@
 //! | [`npy`] | reading the fixtures' arrays |
 //! | [`port`] | a serial line with a test at its near end, and noise on it |
 //! | [`simulation`] | boards that are not there, whose files move on as loads run |
+//! | [`tl2`] | matrices as bitnet.cpp lays them for x86 |
 //! | [`product`] | one ternary product as a test case: what goes in, what must come out, how a difference is told |
 
 pub mod binary;
@@ -34,3 +35,4 @@ pub mod port;
 pub mod product;
 pub mod sets;
 pub mod simulation;
+pub mod tl2;
