@@ -1,24 +1,26 @@
 //! The tiny model of the oracle in other clothes: every tensor type for embeddings and heads, the other name of the
-//! architecture, other stop tokens, a header with a known defect, and numbers that are none.
+//! architecture, other stop tokens, a header with a known defect, and numbers that are none; and models with several scales in a matrix.
 //!
 //! Tensor types are encoded and decoded here by the formulas of `docs/layouts.md`, value by value and apart from the
 //! runtime; the same weights as binary32 must then give the same logits.
 
 use std::path::{Path, PathBuf};
 
-use tern_kernels::SCALAR;
 use tern_kernels::blocks::Blocks;
 use tern_kernels::coding::TernaryBlock;
 use tern_kernels::half::f32_to_f16;
+use tern_kernels::{KernelSet, SCALAR};
+use tern_runtime::activations::Activations;
 use tern_runtime::engine::{Finish, Generate, Goal};
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::{Gguf, Header, TensorType};
 use tern_runtime::map::MappedFile;
 use tern_runtime::model::Config;
+use tern_runtime::plan::Options;
 use tern_runtime::sampler::Sampling;
 use tern_runtime::tokenizer::{Repair, Tokenizer};
 use tern_tests::fill::Random;
-use tern_tests::model::{Setup, fixture, greedy, logits, run, tokens, with_engine};
+use tern_tests::model::{Setup, fixture, greedy, logits, run, tokens, with_engine, with_options};
 use tern_tests::{npy, sets};
 
 const TINY: &str = "oracle/gguf/tiny-i2_s.gguf";
@@ -420,5 +422,26 @@ fn weights_that_are_no_numbers_give_an_answer_and_no_panic() {
             let total: f32 = found[1].probabilities.iter().sum();
             assert!(total == 0.0 || (total - 1.0).abs() < 1e-5, "{}: {:?}", set.name, found[1].probabilities);
         });
+    }
+}
+
+#[test]
+fn several_scales_in_a_matrix_give_the_same_bits_in_every_set() {
+    // All sets of this machine, those of the other layouts of scalar code too; `tests/groups.rs` has longer texts.
+    for (name, group) in [("q2_0", 64), ("pq2_0", 128)] {
+        let path = fixture(&format!("oracle/groups/{name}.gguf"));
+        let ids = &npy::ids(&fixture(&format!("oracle/groups/{name}_ids.npy")))[..2];
+        for activations in Activations::ALL {
+            let of = |set: &'static KernelSet| {
+                let adjust = |options: &mut Options| options.activations = Some(activations);
+                with_options(&path, Setup { set, ..Setup::default() }, adjust, |engine| logits(engine, ids))
+            };
+            let mut takers = sets::usable().into_iter().rev().filter(|set| set.layout.takes_groups(group));
+            let expected = of(takers.next().expect("a scalar set"));
+            assert!(expected.iter().all(|logit| logit.is_finite()) && !expected.is_empty());
+            for set in takers {
+                assert!(of(set) == expected, "{name}, {activations:?}: {}", set.name);
+            }
+        }
     }
 }
