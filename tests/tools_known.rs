@@ -21,7 +21,11 @@ fn models_are_listed_by_what_fits_and_described_one_by_one() {
         let models = found["models"].as_array().expect("a list");
         models.iter().map(|model| model["model"]["name"].as_str().expect("a name").to_owned()).collect()
     };
-    let all = names(&json(["models", "--json"]));
+    let listed = json(["models", "--json"]);
+    for model in listed["models"].as_array().expect("a list") {
+        assert!(model["needed_bytes"].as_u64() > Some(4 << 20) && model["board_mib"].is_u64(), "{model:#}");
+    }
+    let all = names(&listed);
     assert!(all.len() > 12 && all.contains(&"bitnet-2b4t".to_owned()), "{all:?}");
     let small = names(&json(["models", "--json", "--board", "raspberry-pi-zero-2-w"]));
     let large = names(&json(["models", "--json", "--board", "raspberry-pi-5"]));
@@ -44,6 +48,9 @@ fn models_are_listed_by_what_fits_and_described_one_by_one() {
     {
         assert!(page.contains(told), "{told}: {page}");
     }
+    assert!(!page.contains("not confirmed"), "{page}");
+    let page = ends(0, ["models", "falcon-e-1b"]).stdout;
+    assert!(page.contains("not confirmed") && page.contains("2048 and 32768 are both said"), "{page}");
     assert!(ends(64, ["models", "gpt-5"]).stderr.contains("bitnet-2b4t"), "what there is is named");
     assert!(
         ends(64, ["models", "--board", "toaster"]).stderr.contains("raspberry-pi-5"),

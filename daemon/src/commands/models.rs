@@ -48,7 +48,7 @@ pub fn run(args: &ModelsArgs) -> Result<(), CommandError> {
         return if args.json { print_json(&facts(known)) } else { print(&page(known)) };
     }
     let free = args.board.as_deref().map(free_bytes).transpose()?;
-    let fits = |model: &&Known| free.as_ref().is_none_or(|(bytes, _)| model.fits(*bytes) == Some(true));
+    let fits = |model: &&Known| free.as_ref().is_none_or(|(bytes, _)| model.fits(*bytes));
     let models: Vec<&Known> = KNOWN.models.iter().filter(fits).collect();
     if args.json {
         let all: Vec<_> = models.iter().map(|model| facts(model)).collect();
@@ -91,19 +91,19 @@ fn free_bytes(board: &str) -> Result<(u64, String), CommandError> {
 
 /// What is known of a model, with what follows from it.
 fn facts(model: &Known) -> serde_json::Value {
-    let need = model.shape.map(|shape| shape.need(u64::MAX));
+    let need = model.shape.need(u64::MAX);
     json!({
         "model": model,
         "runs": model.runs(),
         "need": need,
-        "needed_bytes": need.map(|need| need.total_bytes()),
+        "needed_bytes": need.total_bytes(),
         "board_mib": model.board_mib(),
-        "boards": need.map(|need| boards(need.total_bytes(), Some(need.bytes_per_token()))),
+        "boards": boards(need.total_bytes(), Some(need.bytes_per_token())),
     })
 }
 
 fn file_size(model: &Known) -> String {
-    if model.file_mb > 0.0 { figures::bytes((model.file_mb * 1e6) as u64) } else { "unknown".into() }
+    figures::bytes((model.file_mb * 1e6) as u64)
 }
 
 /// A size of memory as boards are sold.
@@ -128,11 +128,10 @@ fn list(models: &[&Known], free: Option<&(u64, String)>) -> String {
     ]);
     table.row(["name", "file", "memory", "board of", "licence", "format", "this build"]);
     for model in models {
-        let need = model.shape.map(|shape| shape.need(u64::MAX).total_bytes());
         table.row([
-            model.name.clone(),
+            if model.unconfirmed.is_empty() { model.name.clone() } else { format!("{} *", model.name) },
             file_size(model),
-            need.map_or("unknown".into(), figures::bytes),
+            figures::bytes(model.shape.need(u64::MAX).total_bytes()),
             model.board_mib().map_or(String::new(), memory_size),
             model.licence.clone(),
             model.format.clone(),
@@ -142,7 +141,8 @@ fn list(models: &[&Known], free: Option<&(u64, String)>) -> String {
     page += &table.render();
     let _ = writeln!(
         page,
-        "\ntern models NAME says where a model is published and what is lacking; list of {}",
+        "\ntern models NAME says where a model is published, what is lacking, and what no page of its maker confirms (*); list \
+         of {}",
         KNOWN.checked
     );
     page
@@ -155,43 +155,39 @@ fn page(model: &Known) -> String {
     let place =
         if model.repository.is_empty() { "in this repository".into() } else { model.repository.clone() };
     row("published", place);
-    let file = if model.file.is_empty() { "(not found)" } else { &model.file };
-    row("file", format!("{file}, {}, {}", model.format, file_size(model)));
+    row("file", format!("{}, {}, {}", model.file, model.format, file_size(model)));
     row("licence", model.licence.clone());
     row("architecture", model.architecture.clone());
-    if let Some(shape) = model.shape {
-        let need = shape.need(u64::MAX);
-        let weights = figures::three_digits(shape.ternary_weights() as f64 / 1e9);
-        row(
-            "weights",
-            format!("{weights} billion ternary; {} layers, hidden {}", shape.layers, shape.hidden),
-        );
-        row(
-            "memory",
-            format!(
-                "{}: {} of weights, {} of head, {} of keys and values for {} tokens, {} of everything else",
-                figures::bytes(need.total_bytes()),
-                figures::bytes(need.weights_bytes),
-                figures::bytes(need.head_bytes),
-                figures::bytes(need.kv_bytes),
-                2 * need.context_tokens,
-                figures::bytes(need.rest_bytes)
-            ),
-        );
-        let fits: Vec<String> = boards(need.total_bytes(), Some(need.bytes_per_token()))
-            .into_iter()
-            .filter_map(|fit| {
-                Some(format!("{} with {}", fit.title, memory_size(*fit.fits_mib.iter().min()?)))
-            })
-            .collect();
-        row("fits", if fits.is_empty() { "no board with a profile".into() } else { fits.join(", ") });
-    }
+    let shape = &model.shape;
+    let need = shape.need(u64::MAX);
+    let weights = figures::three_digits(shape.ternary_weights() as f64 / 1e9);
+    row("weights", format!("{weights} billion ternary; {} layers, hidden {}", shape.layers, shape.hidden));
+    row(
+        "memory",
+        format!(
+            "{}: {} of weights, {} of head, {} of keys and values for {} tokens, {} of everything else",
+            figures::bytes(need.total_bytes()),
+            figures::bytes(need.weights_bytes),
+            figures::bytes(need.head_bytes),
+            figures::bytes(need.kv_bytes),
+            2 * need.context_tokens,
+            figures::bytes(need.rest_bytes)
+        ),
+    );
+    let fits: Vec<String> = boards(need.total_bytes(), Some(need.bytes_per_token()))
+        .into_iter()
+        .filter_map(|fit| Some(format!("{} with {}", fit.title, memory_size(*fit.fits_mib.iter().min()?))))
+        .collect();
+    row("fits", if fits.is_empty() { "no board with a profile".into() } else { fits.join(", ") });
     let lacks = if model.runs() {
         "runs it: graph, weights and tokenizer are held against other programs; the published file was not at hand".into()
     } else {
         format!("lacks {}", model.missing.join(", "))
     };
     row("this build", lacks);
+    if !model.unconfirmed.is_empty() {
+        row("not confirmed", model.unconfirmed.join("; "));
+    }
     row("source", format!("{}; {}", model.source, KNOWN.checked));
     table.render()
 }

@@ -49,7 +49,7 @@ impl Wanted<'_> {
             None => "no smaller options help".into(),
         };
         if let Some(known) = catalog::largest_that_fits(available_bytes) {
-            let need = known.shape.map_or(0, |shape| shape.need(u64::MAX).total_bytes());
+            let need = known.shape.need(u64::MAX).total_bytes();
             // Writing to a string cannot fail.
             let _ = write!(
                 text,
