@@ -4,12 +4,13 @@
 //! read bandwidth of the machine, which `bandwidth/read` measures over the same amount of memory. Decode
 //! (1 token) walks through several copies of the matrix, larger together than a last-level cache, as a model with
 //! many layers does; prefill (8 tokens) is bound by arithmetic and uses the same walk. Each operation is checked once
-//! against the scalar oracle before it is timed.
+//! against the scalar oracle before it is timed. Products of matrices with a scale for each group of columns are in
+//! `kernel-name/groups`, beside those of the same matrix with one scale, which is what groups cost.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use tern_kernels::{KernelSet, SCALAR, pack};
+use tern_kernels::{KernelSet, Layout, SCALAR, pack};
 
 /// Weights that are walked through before one is met again: beyond the last-level cache of a small machine.
 const COLD_BYTES: usize = 96 << 20;
@@ -85,6 +86,83 @@ fn ternary(c: &mut Criterion) {
                 });
             }
             group.finish();
+        }
+    }
+}
+
+/// A matrix that lies as one for each `group` of its columns, with their scales, as `docs/layouts.md` has it.
+struct Grouped {
+    codes: Vec<u8>,
+    scales: Vec<u16>,
+    group: usize,
+}
+
+impl Grouped {
+    fn new(set: &KernelSet, (rows, cols): (usize, usize), group: usize) -> Self {
+        let each = set.layout.bytes(rows, group).expect("a group that the layout takes");
+        let mut codes = vec![0; cols / group * each];
+        for (at, codes) in codes.chunks_exact_mut(each).enumerate() {
+            pack::pack_with(set.layout, rows, group, codes, |row, col| weight(row, at * group + col));
+        }
+        // Binary16 between a half and one.
+        let scales = (0..cols / group * rows).map(|i| spread(i) as u16 & 0x3ff | 0x3800).collect();
+        Grouped { codes, scales, group }
+    }
+
+    /// Adds the product with one prepared token, `[groups]` of them, to `values`, as the runtime does.
+    fn add(&self, set: &KernelSet, codes: &[u8], prepared: &[u8], room: &mut Room, values: &mut [f32]) {
+        let (rows, groups) = (values.len(), self.scales.len() / values.len());
+        let (each, token) = (codes.len() / groups, prepared.len() / groups);
+        for group in 0..groups {
+            let (codes, prepared) = (&codes[group * each..][..each], &prepared[group * token..][..token]);
+            set.multiply(codes, rows, self.group, prepared, 1, &mut room.scratch, &mut room.sums);
+            set.add_groups(&room.sums, &self.scales[group * rows..][..rows], 0.5, values);
+        }
+    }
+}
+
+struct Room {
+    sums: Vec<i32>,
+    scratch: Vec<u64>,
+}
+
+/// What a scale for each 64 or 128 columns costs beside one for the whole matrix, with one token.
+fn groups(c: &mut Criterion) {
+    let (rows, cols) = SHAPES[1];
+    let takers = |group: usize| {
+        let usual = [Layout::T5R, Layout::T2R4];
+        sets().into_iter().filter(move |set| usual.contains(&set.layout) && set.layout.takes_groups(group))
+    };
+    for group in [64, 128, cols] {
+        let mut expected: Option<Vec<f32>> = None;
+        for set in takers(group) {
+            let matrix = Grouped::new(set, (rows, cols), group);
+            let activations: Vec<u8> = (0..cols / group)
+                .flat_map(|at| {
+                    let q: Vec<i8> = (0..group).map(|col| spread(at * group + col) as i8).collect();
+                    let mut place = vec![0; set.prepared_bytes(group)];
+                    set.prepare(&q, &mut place);
+                    place
+                })
+                .collect();
+            let mut room = Room { sums: vec![0; rows], scratch: vec![0; set.scratch_words(rows, group, 1)] };
+            let mut values = vec![0.0; rows];
+            matrix.add(set, &matrix.codes, &activations, &mut room, &mut values);
+            let expected = expected.get_or_insert_with(|| values.clone());
+            assert!(*expected == values, "{} differs from another set in groups of {group}", set.name);
+            let cold = matrix.codes.repeat(COLD_BYTES.div_ceil(matrix.codes.len()));
+            let mut cold = cold.chunks_exact(matrix.codes.len()).cycle();
+            let mut timed = c.benchmark_group(format!("{}/groups", set.name));
+            timed.throughput(Throughput::Bytes(matrix.codes.len() as u64));
+            timed.bench_function(BenchmarkId::from_parameter(format!("{rows}x{cols} of {group}")), |b| {
+                b.iter(|| {
+                    values.fill(0.0);
+                    let codes = cold.next().expect("a cycle does not end");
+                    matrix.add(set, codes, &activations, &mut room, &mut values);
+                    black_box(values.last());
+                });
+            });
+            timed.finish();
         }
     }
 }
@@ -198,6 +276,6 @@ criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2))
         .warm_up_time(std::time::Duration::from_millis(500));
-    targets = bandwidth, peak, ternary, head, floats
+    targets = bandwidth, peak, ternary, groups, head, floats
 }
 criterion_main!(benches);
