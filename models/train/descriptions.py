@@ -43,8 +43,8 @@ def debian_sections(lists):
     return sections
 
 
-def debian(lists):
-    """Yields pairs from the Translation-en lists in the folder `lists`, outside the held-out families."""
+def debian(lists, held_out=False):
+    """Yields pairs from the Translation-en lists in the folder `lists`, outside the held-out families or within."""
     sections = debian_sections(lists)
     for path in sorted(glob.glob(f"{lists}/*main_i18n_Translation-en")):
         with open(path) as file:
@@ -52,7 +52,7 @@ def debian(lists):
         for block in blocks:
             name = re.search(r"^Package: (\S+)", block, re.M)
             synopsis = re.search(r"^Description-en: (.*)$", block, re.M)
-            if not name or not synopsis or is_held_out_package(name.group(1)):
+            if not name or not synopsis or is_held_out_package(name.group(1)) != held_out:
                 continue
             paragraphs = [one_line(p) for p in re.split(r"\n \.\n", block[synopsis.end():])]
             body = paragraphs[0]
@@ -63,7 +63,8 @@ def debian(lists):
             if len(body) < 60 or len(summary) < 10 or "dummy" in body.lower() or "transitional" in body.lower():
                 continue
             section = sections.get(name.group(1), "misc")
-            yield {"text": cut_at_word(body, 500), "summary": summary, "section": section, "source": "debian"}
+            yield {"text": cut_at_word(body, 500), "summary": summary, "section": section, "source": "debian",
+                   "package": name.group(1)}
 
 
 def kconfig(root):
@@ -82,7 +83,8 @@ def kconfig(root):
                 body = one_line(re.split(r"\n\s*\n", help_text.group(1))[0])
                 summary = re.sub(r"\s*\((?:EXPERIMENTAL|DEPRECATED|OBSOLETE|NEW)\)", "", prompt.group(1)).strip()
                 if len(body) >= 60 and len(summary) >= 10:
-                    yield {"text": cut_at_word(body, 500), "summary": summary, "section": None, "source": "kconfig"}
+                    yield {"text": cut_at_word(body, 500), "summary": summary, "section": None, "source": "kconfig",
+                           "package": None}
 
 
 def collect(lists_folders, kernel_root):

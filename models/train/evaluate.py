@@ -1,30 +1,29 @@
-"""Measures a checkpoint: label accuracy on the classification files, ROUGE-L and samples on the summary file.
+"""Measures a checkpoint: accuracy and calibration on the sets with labels, ROUGE-L and samples on those without.
 
-usage: evaluate.py --checkpoint FILE --tokenizer FILE --eval FOLDER --out FIGURES.json [--rows N]
+usage: evaluate.py --model FILE --tokenizer FILE --eval FILE [FILE ...] --out FIGURES.json [--rows N]
 
-A label's score is the sum of the log-probabilities of its tokens and the stop token; the answer is the best label.
-Summaries are greedy. All in float32, the arithmetic of inference.
+A set is JSON lines of text, labels and answer, as `tern eval` takes them; the question is the row's `instructions`,
+else that of the built-in task called like the file. Summaries are greedy. All in float32, the arithmetic of inference.
 """
 
 import argparse
 import collections
 import json
-import re
+import os
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+import choices
+import figures
 import render
 from export import load
 from model import causal
 
 SUMMARY_TOKENS = 32  # at most; the stop token comes first in nearly all answers
-
-
-def read(path, rows):
-    with open(path) as file:
-        return [json.loads(line) for line in file][:rows]
+QUESTIONS = {"log-subsystem": render.SUBSYSTEM, "log-severity": render.SEVERITY, "summary": render.SUMMARY,
+             "needs-a-person": choices.NEEDS_A_PERSON}
+ONE = torch.ones(1)
 
 
 class Scorer:
@@ -35,10 +34,11 @@ class Scorer:
     def ids(self, text):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def label_shares(self, prompt, labels):
-        """One probability a label, summing to 1, from one pass over the prompt with all labels behind it.
+    def label_shares(self, prompt, labels, temperatures=ONE):
+        """Probabilities [temperatures, labels], from one pass over the prompt with all labels behind it.
 
-        Each label continues the prompt at the prompt's next position and sees the prompt and itself alone.
+        Each label continues the prompt at the prompt's next position and sees the prompt and itself alone. At each
+        token the probability is shared among the tokens with which some label goes on, as the runtime does it.
         """
         head = [self.bos] + self.ids(prompt)
         tails = [self.ids(label) for label in labels]
@@ -52,12 +52,19 @@ class Scorer:
         for start, end in spans:
             mask[start:end, len(head) : start] = float("-inf")
         hidden = self.model.hidden(torch.tensor([ids]), torch.tensor(positions), mask)[len(head) - 1 :]
-        log_shares = self.model.logits(hidden).log_softmax(-1)
+        logits = self.model.logits(hidden) / temperatures.view(-1, 1, 1)
+        possible = collections.defaultdict(set)
+        for tail in tails:
+            for at, token in enumerate(tail + [self.stop]):
+                possible[tuple(tail[:at])].add(token)
         scores = []
-        for (start, end), tail in zip(spans, tails):
-            rows = [0] + list(range(start - len(head) + 1, end - len(head) + 1))
-            scores.append(log_shares[rows, tail + [self.stop]].sum())
-        return F.softmax(torch.stack(scores), 0)
+        for (start, _), tail in zip(spans, tails):
+            score = torch.zeros(len(temperatures))
+            for at, token in enumerate(tail + [self.stop]):
+                row = logits[:, 0 if at == 0 else start - len(head) + at]
+                score += row[:, token] - row[:, sorted(possible[tuple(tail[:at])])].logsumexp(-1)
+            scores.append(score)
+        return torch.stack(scores, -1).exp()
 
     def greedy(self, prompt):
         ids = [self.bos] + self.ids(prompt)
@@ -71,91 +78,51 @@ class Scorer:
         return self.tokenizer.decode(answer)
 
 
-def classification(scorer, prompt, rows):
-    """Accuracy, that of the more confident half, and the mean F1 over the labels that occur as answers."""
+def prompt_of(row, question):
+    return choices.PROMPT.format(instructions=row.get("instructions", question), text=row["text"])
+
+
+def classification(scorer, question, rows):
+    """The figures of a set, and its ten surest wrong answers."""
     outcomes = []
     for row in rows:
-        shares = scorer.label_shares(prompt.format(text=row["text"]), row["labels"])
+        (shares,) = scorer.label_shares(prompt_of(row, question), row["labels"])
         best = int(shares.argmax())
-        outcomes.append((float(shares[best]), row["labels"][best], row["answer"]))
-    outcomes.sort(reverse=True)
-    half = outcomes[: len(outcomes) // 2]
-    scores = {}
-    for label in sorted({answer for _, _, answer in outcomes}):
-        hits = sum(guess == answer == label for _, guess, answer in outcomes)
-        named = sum(guess == label for _, guess, _ in outcomes) + sum(answer == label for _, _, answer in outcomes)
-        scores[label] = round(2 * hits / named, 3)
-    answers = collections.Counter(answer for _, _, answer in outcomes)
-    return {
-        "rows": len(outcomes),
-        "accuracy": share_right(outcomes),
-        "confident_half_accuracy": share_right(half),
-        "macro_f1": round(sum(scores.values()) / len(scores), 4),
-        "majority_class": round(answers.most_common(1)[0][1] / len(outcomes), 4),
-        "f1": scores,
-    }
-
-
-def share_right(outcomes):
-    return round(sum(guess == answer for _, guess, answer in outcomes) / len(outcomes), 4)
-
-
-def rouge_l(guess, answer):
-    """The F-measure of the longest common subsequence of lower-case words."""
-    a, b = (re.findall(r"[a-z0-9]+", text.lower()) for text in (guess, answer))
-    if not a or not b:
-        return 0.0
-    row = [0] * (len(b) + 1)
-    for word in a:
-        above = row
-        row = [0]
-        for column, other in enumerate(b):
-            row.append(above[column] + 1 if word == other else max(row[-1], above[column + 1]))
-    return 2 * row[-1] / (len(a) + len(b))
-
-
-def opening(text):
-    """The trivial summary to compare with: the first ten words."""
-    return " ".join(text.split()[:10])
+        outcomes.append((float(shares[best]), row["labels"][best], row["answer"], row["text"]))
+    wrong = sorted((outcome for outcome in outcomes if outcome[1] != outcome[2]), reverse=True)
+    confidences, guesses, answers, _ = zip(*outcomes)
+    return figures.of_guesses(guesses, confidences, answers) | {"surest_wrong": wrong[:10]}
 
 
 def summaries(scorer, rows):
-    guesses = [scorer.greedy(render.SUMMARY_PROMPT.format(text=row["text"])) for row in rows]
-    scores = [rouge_l(guess, row["answer"]) for guess, row in zip(guesses, rows)]
-    openings = [rouge_l(opening(row["text"]), row["answer"]) for row in rows]
+    guesses = [scorer.greedy(prompt_of(row, render.SUMMARY)) for row in rows]
     samples = [{"text": row["text"], "summary": guess, "answer": row["answer"]} for guess, row in zip(guesses, rows)]
-    return {
-        "rows": len(rows),
-        "rouge_l": round(sum(scores) / len(scores), 4),
-        "rouge_l_of_first_ten_words": round(sum(openings) / len(openings), 4),
-        "samples": samples[:20],
-    }
+    return {"rows": len(rows), "rouge_l": figures.of_summaries(guesses, [row["answer"] for row in rows]),
+            "samples": samples[:50]}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="of train.py, or a GGUF of export.py")
+    parser.add_argument("--model", required=True, help="a checkpoint of train.py, or a GGUF of export.py")
     parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--eval", required=True, help="folder of the evaluation files")
+    parser.add_argument("--eval", required=True, nargs="+", help="evaluation files")
     parser.add_argument("--out", required=True)
     parser.add_argument("--rows", type=int, help="only the first rows of each file")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    results = {}
     with torch.no_grad():
-        scorer = Scorer(load(args.checkpoint), Tokenizer.from_file(args.tokenizer))
-        subsystem, severity, summary = (
-            read(f"{args.eval}/{name}.jsonl", args.rows) for name in ("log-subsystem", "log-severity", "summary"))
-        figures = {
-            "subsystem": classification(scorer, render.SUBSYSTEM_PROMPT, subsystem),
-            "severity": classification(scorer, render.SEVERITY_PROMPT, severity),
-            "summary": summaries(scorer, summary),
-        }
-    with open(args.out, "w") as file:
-        json.dump(figures, file, indent=1)
-    for name, values in figures.items():
-        print(name, {key: value for key, value in values.items() if key != "samples"})
-    for sample in figures["summary"]["samples"]:
-        print("-", sample["summary"], "|", sample["answer"])
+        scorer = Scorer(load(args.model), Tokenizer.from_file(args.tokenizer))
+        for path in args.eval:
+            rows = figures.read(path, args.rows)
+            name = os.path.basename(path).removesuffix(".jsonl")
+            question = QUESTIONS.get(name.removeprefix("val-"), "")
+            is_choice = "labels" in rows[0]
+            results[name] = classification(scorer, question, rows) if is_choice else summaries(scorer, rows)
+            shown = {key: value for key, value in results[name].items() if isinstance(value, (int, float))}
+            print(name, shown, flush=True)
+            with open(args.out, "w") as file:
+                json.dump(results, file, indent=1)
 
 
 if __name__ == "__main__":

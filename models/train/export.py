@@ -1,6 +1,6 @@
 """Writes a checkpoint as an I2_S GGUF of architecture bitnet-b1.58.
 
-usage: export.py --checkpoint FILE --tokenizer tokenizer.json --name NAME --out FILE.gguf
+usage: export.py --checkpoint FILE --tokenizer tokenizer.json --name NAME --out FILE.gguf [--temperature T]
 """
 
 import argparse
@@ -26,7 +26,7 @@ NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
 def load(checkpoint, matmul=torch.float32):
     """The model of a checkpoint that train.py wrote, with its embedding rounded to F16 as in the file; or of a file."""
     if checkpoint.endswith(".gguf"):
-        model = Model(Shape(), matmul)
+        model = Model(Shape(**warm_start.shape_of(checkpoint)), matmul)
         warm_start.load_into(model, checkpoint)
         return model
     saved = torch.load(checkpoint)
@@ -101,9 +101,11 @@ def main():
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--name", required=True, help="general.name of the file")
     parser.add_argument("--out", required=True)
+    parser.add_argument("--temperature", type=float, default=1.0, help="what calibrate.py printed")
     args = parser.parse_args()
     with torch.no_grad():
         model = load(args.checkpoint)
+        model.output_norm.div_(args.temperature)  # so every logit is
         entries = model_entries(model.shape, args.name) + tokenizer_entries(args.tokenizer)
         size = gguf.write(args.out, entries, tensors(model))
     print(f"{args.out}: {size} bytes")

@@ -20,10 +20,14 @@ def is_held_out_file(path):
     return hash_of(path) % 20 == 0
 
 
+def package_family(name):
+    """The first letters of a package's name without its language prefix."""
+    return re.sub(r"^(lib|python3-|golang-|ruby-|node-|r-cran-|haskell-)", "", name)[:5]
+
+
 def is_held_out_package(name):
-    """One package family in twenty-five. A family is the first letters of a name without its language prefix."""
-    family = re.sub(r"^(lib|python3-|golang-|ruby-|node-|r-cran-|haskell-)", "", name)[:5]
-    return hash_of(family) % 25 == 0
+    """One package family in twenty-five."""
+    return hash_of(package_family(name)) % 25 == 0
 
 
 def normal(text):

@@ -78,10 +78,10 @@ def messages_in(source):
         yield None, clean(description.group(1))
 
 
-def collect(root):
-    """All distinct templates below `root` outside the held-out files, as dictionaries, sorted."""
+def collect(roots):
+    """All distinct templates below the folders `roots` outside the held-out files, as dictionaries, sorted."""
     found = set()
-    for folder, _, names in os.walk(root):
+    for root, folder, names in ((root, *walked[::2]) for root in roots for walked in os.walk(root)):
         for name in names:
             path = os.path.relpath(os.path.join(folder, name), root)
             subsystem = subsystem_of(path)

@@ -6,12 +6,14 @@ not a fixed set of lines.
 
 import re
 
+import choices
+from choices import PROMPT
+
 STOP = "<|eot_id|>"
-SUBSYSTEM_PROMPT = "User: Which subsystem does this log line come from?\n{text}<|eot_id|>Assistant: "
-SEVERITY_PROMPT = "User: How severe is this log line?\n{text}<|eot_id|>Assistant: "
-SUMMARY_PROMPT = "User: Summarize in one line.\n{text}<|eot_id|>Assistant: "
-COPY_PROMPT = "User: Repeat the text.\n{text}<|eot_id|>Assistant: "
-SECTION_PROMPT = "User: What kind of software is this?\n{text}<|eot_id|>Assistant: "
+SUBSYSTEM = "Which subsystem does this log line come from?"
+SEVERITY = "How severe is this log line?"
+SUMMARY = "Summarize in one line."
+COPY = "Repeat the text."
 
 # The letters behind the conversion belong to it only for pointers (`%pM`, `%pOF`).
 CONVERSION = re.compile(r"%[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|z|j|t)?(?:([diouxXcsfeg])|p[a-zA-Z0-9]*)")
@@ -66,14 +68,31 @@ def prefix(driver, rng):
     return f"{when} {driver}{rng.choice(['', ' ' + rng.choice(DEVICES)])}: "
 
 
+def line(log, rng):
+    """The template as a log line, filled in and with a prefix."""
+    return prefix(log["driver"], rng) + message(log["template"], rng)
+
+
 def log_example(log, evaluation, rng):
-    """(prompt, answer) for a template, or None where the rendering happens to be an evaluation text."""
-    text = prefix(log["driver"], rng) + message(log["template"], rng)
+    """The example of a question about the template, or None where the rendering happens to be an evaluation text."""
+    text = line(log, rng)
     if evaluation.has(text):
         return None
-    if log["severity"] and rng.random() < 0.5:
-        return SEVERITY_PROMPT.format(text=text), log["severity"]
-    return SUBSYSTEM_PROMPT.format(text=text), log["subsystem"]
+    by_subsystem, by_severity = log.get("subsystem_shares"), log.get("severity_shares")
+    kind = rng.random()
+    if log["severity"]:
+        if kind < 0.28:
+            return choices.fixed(SEVERITY, text, log["severity"], by_severity)
+        if kind < 0.36:
+            return choices.severity_choice(text, log["severity"], rng, by_severity)
+        if kind < 0.48:
+            return choices.needs_a_person(text, log["severity"], by_severity)
+    kind = rng.random()
+    if kind < 0.55:
+        return choices.fixed(SUBSYSTEM, text, log["subsystem"], by_subsystem)
+    if kind < 0.9:
+        return choices.subsystem_choice(text, log["subsystem"], rng, by_subsystem)
+    return choices.about(text, log["subsystem"], rng)
 
 
 def shortened(text, rng):
@@ -98,24 +117,33 @@ def fragment(text, rng):
     return " ".join(words[start : start + rng.randint(5, 20)])
 
 
-def pair_example(pair, evaluation, rng):
-    """(prompt, answer) for a description, or None where it is to be left out this time.
+def pair_example(pair, evaluation, known, rng):
+    """The example of a question about a description, or None where it is to be left out this time.
 
-    Mostly its summary. Where the given summary says what the text does not, which would teach the model to make
-    things up, the text's own lead takes its place. Repeating a fragment teaches to copy, which summaries need most.
+    Mostly its summary: the given one where the text says what it says, else the part of the text that comes closest
+    to it (`spans.py`), so that the model does not learn to make things up. Repeating a fragment teaches to copy, which
+    summaries need most. `known` has the archive's sections and words of other texts.
     """
     text = shortened(pair["text"], rng)
     if evaluation.has(text):
         return None
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.17:
         part = fragment(text, rng)
-        return COPY_PROMPT.format(text=part), part
-    if kind < 0.3 and pair["section"]:
-        return SECTION_PROMPT.format(text=text), pair["section"]
-    short = lead(text)
-    if short and rng.random() > pair["overlap"] - 0.1:
-        return SUMMARY_PROMPT.format(text=text), short
-    if rng.random() > pair["overlap"] + 0.2:
-        return None
-    return SUMMARY_PROMPT.format(text=text), pair["summary"]
+        return choices.Example(PROMPT.format(instructions=COPY, text=part), part)
+    if kind < 0.24 and pair["section"]:
+        return choices.section_choice(text, pair["section"], known.sections, rng)
+    if kind < 0.33:
+        return choices.mention(text, rng.sample(known.words, 12), rng)
+    answer = pair["summary"]
+    if rng.random() > pair["overlap"] or pair["span"] and rng.random() < 0.35:
+        answer = pair["span"] if pair["span"] and pair["span"] in text else lead(text)
+    return answer and choices.Example(PROMPT.format(instructions=SUMMARY, text=text), answer)
+
+
+class Known:
+    """What questions about one description need of all the others."""
+
+    def __init__(self, pairs):
+        self.sections = sorted({pair["section"] for pair in pairs if pair["section"]})
+        self.words = [word for pair in pairs[::3] for word in choices.words_of(pair["text"][:200])]

@@ -2,26 +2,30 @@
 
 usage: train.py --data FOLDER --eval FILE [FILE ...] --tokenizer FILE --minutes N --out CHECKPOINT
 
-A gradient is of one batch of log lines and one of descriptions; two processes compute gradients, one of them steps.
+A gradient is of two batches of log lines and one of descriptions; two processes compute gradients, one of them steps.
 The learning rate falls to zero with the time, so the run ends well whatever the machine's speed; weight decay stops
 halfway, as in BitNet b1.58's recipe.
 """
 
 import argparse
+import os
 import random
 import time
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import nn
 
 import batches
 import warm_start
 from model import Model, Shape
 from parallel import Helper
+from tokenizer import carried_over
 
-CHECKPOINT_SECONDS = 240
+CHECKPOINT_SECONDS = 300
 WARM_UP_STEPS = 60
+BATCHES = (0, 0, 1)  # of one gradient: logs, logs, descriptions
 FIGURES = 3  # tokens, answer loss of logs, answer loss of summaries
 
 
@@ -38,7 +42,13 @@ def optimizers(model, matrix_rate, other_rate):
 def loss_of(model, batch, prompt_weight):
     """The weighted mean loss and, for the record, the mean loss of the answers' tokens alone."""
     hidden = model.hidden(batch.ids).index_select(0, batch.positions)
-    losses = F.cross_entropy(model.logits(hidden), batch.targets, reduction="none")
+    log_shares = model.logits(hidden).log_softmax(-1)
+    losses = F.nll_loss(log_shares, batch.targets, reduction="none")
+    if len(batch.soft_places):
+        terms = -log_shares[batch.soft_places, batch.soft_tokens] * batch.soft_shares
+        is_soft = torch.zeros(len(losses), dtype=torch.bool)
+        is_soft[batch.soft_places] = True
+        losses = losses.masked_fill(is_soft, 0.0).index_add(0, batch.soft_places, terms)
     weights = torch.where(batch.is_answer, 1.0, prompt_weight)
     return (losses * weights).sum() / weights.sum(), losses.detach()[batch.is_answer].mean()
 
@@ -57,12 +67,12 @@ class Gradients:
     def compute(self, model):
         prompt_weight = 0.05 + 0.3 * (1 - min(1.0, self.progress()))
         figures = torch.zeros(FIGURES)
-        for kind, stream in enumerate(self.streams):
-            batch = stream.next_batch()
+        for kind in BATCHES:
+            batch = self.streams[kind].next_batch()
             loss, answer_loss = loss_of(model, batch, prompt_weight)
-            (loss / len(self.streams)).backward()
+            (loss / len(BATCHES)).backward()
             figures[0] += batch.tokens
-            figures[1 + kind] = answer_loss
+            figures[1 + kind] += answer_loss / BATCHES.count(kind)
         return figures
 
 
@@ -70,52 +80,73 @@ def prepare(args, seed, start):
     """A model and what computes its gradients, in a process of one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = Model(Shape(layers=args.layers), matmul=torch.bfloat16)
-    if args.start and args.start.endswith(".gguf"):
-        warm_start.load_into(model, args.start)
-    elif args.start:
-        model.load_state_dict(torch.load(args.start)["state"])
+    tokenizer = Tokenizer.from_file(args.tokenizer)
+    model = Model(Shape(layers=args.layers, vocab=tokenizer.get_vocab_size()), matmul=torch.bfloat16)
+    if args.start:
+        old = Tokenizer.from_file(args.start_tokenizer or args.tokenizer)
+        warm_start.load_into(model, args.start, lambda rows: carried_over(rows, old, tokenizer))
     model.compile()
     return model, Gradients(args, seed, start).compute
 
 
+class Run:
+    """What a checkpoint holds beside the weights, so that a run that was killed goes on where it stopped."""
+
+    def __init__(self, args, model):
+        self.model, self.path = model, args.out
+        self.pairs = optimizers(model, args.matrix_rate, args.other_rate)
+        self.step, self.tokens, self.seconds = 0, 0.0, 0.0
+        if os.path.exists(self.path):
+            saved = torch.load(self.path)
+            model.load_state_dict(saved["state"])
+            for (optimizer, _), state in zip(self.pairs, saved["optimizers"]):
+                optimizer.load_state_dict(state)
+            self.step, self.tokens, self.seconds = saved["step"], saved["tokens"], saved["seconds"]
+
+    def save(self):
+        """Replaces the checkpoint once the new one is complete."""
+        torch.save({"shape": vars(self.model.shape), "state": self.model.state_dict(), "step": self.step,
+                    "optimizers": [optimizer.state_dict() for optimizer, _ in self.pairs],
+                    "tokens": self.tokens, "seconds": self.seconds}, self.path + ".new")
+        os.replace(self.path + ".new", self.path)
+
+
 def train(args):
-    start = saved = time.monotonic()
-    model, compute = prepare(args, 0, start)
-    print(sum(p.numel() for p in model.parameters()), "parameters", flush=True)
-    helper = Helper(list(model.parameters()), FIGURES, prepare, (args, 1, start))
-    pairs = optimizers(model, args.matrix_rate, args.other_rate)
-    step, tokens, smooth = 0, 0.0, None
+    before = torch.load(args.out)["seconds"] if os.path.exists(args.out) else 0.0
+    start = saved = time.monotonic() - before
+    # Another seed than before, so that a run that goes on does not begin with the same examples once more.
+    model, compute = prepare(args, int(before), start)
+    run = Run(args, model)
+    print(sum(p.numel() for p in model.parameters()), "parameters, from step", run.step, flush=True)
+    helper = Helper(list(model.parameters()), FIGURES, prepare, (args, int(before) + 1, start))
+    smooth = None
     while (progress := (time.monotonic() - start) / (60 * args.minutes)) < 1:
-        share = min(1.0, (step + 1) / WARM_UP_STEPS) * (1 - progress)
-        for optimizer, rate in pairs:
+        share = min(1.0, (run.step + 1) / WARM_UP_STEPS) * (1 - progress)
+        for optimizer, rate in run.pairs:
             optimizer.param_groups[0]["lr"] = rate * share
         if progress > 0.5:
-            pairs[0][0].param_groups[0]["weight_decay"] = 0.0
+            run.pairs[0][0].param_groups[0]["weight_decay"] = 0.0
         figures = compute(model)
         smooth = figures[1:] if smooth is None else 0.97 * smooth + 0.03 * figures[1:]
         others = helper.add_gradient()
-        tokens += float(figures[0]) + (float(others[0]) if others is not None else 0.0)
+        run.tokens += float(figures[0]) + (float(others[0]) if others is not None else 0.0)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, _ in pairs:
+        for optimizer, _ in run.pairs:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         helper.publish()
-        step += 1
-        if step % 10 == 0:
-            seconds = time.monotonic() - start
-            print(f"step {step} min {seconds / 60:.1f} tokens {tokens / 1e6:.2f}M tok/s {tokens / seconds:.0f} "
-                  f"answer loss: logs {smooth[0]:.3f} summaries {smooth[1]:.3f}", flush=True)
+        run.step += 1
+        run.seconds = time.monotonic() - start
+        if run.step % 10 == 0:
+            print(f"step {run.step} min {run.seconds / 60:.1f} tokens {run.tokens / 1e6:.2f}M "
+                  f"tok/s {run.tokens / run.seconds:.0f} "
+                  f"answer loss: logs {smooth[0]:.3f} descriptions {smooth[1]:.3f}", flush=True)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             saved = time.monotonic()
-            save(model, args.out)
+            run.save()
     helper.stop()
-    save(model, args.out)
-    print(f"done: {step} steps, {tokens:.0f} tokens, {(time.monotonic() - start) / 60:.1f} minutes")
-
-
-def save(model, path):
-    torch.save({"shape": vars(model.shape), "state": model.state_dict()}, path)
+    run.save()
+    print(f"done: {run.step} steps, {run.tokens:.0f} tokens, {run.seconds / 60:.1f} minutes")
 
 
 def main():
@@ -124,8 +155,9 @@ def main():
     parser.add_argument("--eval", required=True, nargs="+", help="evaluation files, whose texts are left out")
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--minutes", required=True, type=float)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--start", help="a checkpoint or an I2_S GGUF to go on from")
+    parser.add_argument("--out", required=True, help="checkpoint; one that is there is gone on with")
+    parser.add_argument("--start", help="an I2_S GGUF to go on from")
+    parser.add_argument("--start-tokenizer", help="its tokenizer.json, if it is another one")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--matrix-rate", type=float, default=2.5e-3)
     parser.add_argument("--other-rate", type=float, default=1e-3)

@@ -75,15 +75,18 @@ def latent(codes, scale, rng):
     return weights * (scale / np.abs(weights).mean())
 
 
-def load_into(model, path):
-    """Fills the model's parameters from the file; the shapes must be the model's."""
+def load_into(model, path, embedding_for=lambda rows: rows):
+    """Fills the model's parameters from the file; the shapes must be the model's, but for layers the file has not.
+
+    `embedding_for` makes the model's embedding of the file's.
+    """
     reader, rng = Reader(path), np.random.default_rng(0)
     for name, parameter in model.named_parameters():
         tensor = f"{name}.weight"
+        if tensor not in reader.tensors:
+            continue
         shape, kind, _ = reader.tensors[tensor]
-        if shape != tuple(parameter.shape):
-            raise ValueError(f"{path}: {tensor} is {shape}, the model wants {tuple(parameter.shape)}")
-        count = parameter.numel()
+        count = int(np.prod(shape))
         if kind == gguf.TENSOR_I2_S:
             packed = reader.array(tensor, np.uint8, count // 4).reshape(-1, 1, gguf.I2_S_BLOCK // 4)
             codes = ((packed >> np.array([6, 4, 2, 0])[None, :, None]) & 3).astype(np.int8).reshape(shape) - 1
@@ -91,5 +94,16 @@ def load_into(model, path):
             values = latent(codes, scale, rng)
         else:
             values = reader.array(tensor, "<f2" if kind == gguf.TENSOR_F16 else "<f4", count).reshape(shape)
+        values = torch.from_numpy(values.astype(np.float32))
+        values = embedding_for(values) if name == "token_embd" else values
+        if values.shape != parameter.shape:
+            raise ValueError(f"{path}: {tensor} is {shape}, the model wants {tuple(parameter.shape)}")
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(values.astype(np.float32)))
+            parameter.copy_(values)
+
+
+def shape_of(path):
+    """The sizes of the file's model that may differ between models of this recipe."""
+    tensors = Reader(path).tensors
+    layers = sum(name.endswith(".attn_norm.weight") for name in tensors)
+    return {"vocab": tensors["token_embd.weight"][0][0], "layers": layers}
