@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 import render
 from held_out import EvaluationTexts
+from tokenizer import load as load_tokenizer
 
 BATCH_TOKENS = 1920
 LENGTHS = (32, 48, 64, 96, 128, 160, 192)  # each divides BATCH_TOKENS; longer examples are left out
@@ -106,7 +106,7 @@ class Source:
 def sources(data, evaluation_paths, tokenizer_path, rng):
     """The streams of log batches and of description batches from the folder `data`, as prep.py wrote it."""
     evaluation = EvaluationTexts(evaluation_paths)
-    tokenizer = Tokenizer.from_file(tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path)
     with open(f"{data}/logs.json") as file:
         logs = json.load(file)
     with open(f"{data}/pairs.json") as file:

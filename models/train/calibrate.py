@@ -1,6 +1,6 @@
 """Finds the temperature with which a checkpoint's probabilities fit the validation sets best.
 
-usage: calibrate.py --model FILE --tokenizer FILE --data FOLDER [--rows N]
+usage: calibrate.py --model FILE [--tokenizer FILE] --data FOLDER [--rows N]
 
 Prints one number for `export.py --temperature`, which divides the output norm's weights by it: the file stays an
 ordinary one, and every logit of it is divided. The sets are prep.py's own, never the evaluation files.
@@ -9,11 +9,11 @@ ordinary one, and every logit of it is divided. The sets are prep.py's own, neve
 import argparse
 
 import torch
-from tokenizers import Tokenizer
 
 import figures
 from evaluate import QUESTIONS, Scorer, prompt_of
 from export import load
+from tokenizer import load as load_tokenizer
 
 TEMPERATURES = torch.linspace(0.5, 2.5, 41)
 SETS = ("log-subsystem", "log-severity")
@@ -36,13 +36,13 @@ def best_temperature(scorer, sets):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
-    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--tokenizer", help="tokenizer.json, for a checkpoint; a GGUF has its own")
     parser.add_argument("--data", required=True, help="folder that prep.py wrote")
     parser.add_argument("--rows", type=int, help="only the first rows of each set")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with torch.no_grad():
-        scorer = Scorer(load(args.model), Tokenizer.from_file(args.tokenizer))
+        scorer = Scorer(load(args.model), load_tokenizer(args.tokenizer or args.model))
         sets = [(QUESTIONS[name], figures.read(f"{args.data}/val-{name}.jsonl", args.rows)) for name in SETS]
         print(round(best_temperature(scorer, sets), 3))
 

@@ -1,6 +1,6 @@
 """Measures a checkpoint: accuracy and calibration on the sets with labels, ROUGE-L and samples on those without.
 
-usage: evaluate.py --model FILE --tokenizer FILE --eval FILE [FILE ...] --out FIGURES.json [--rows N]
+usage: evaluate.py --model FILE [--tokenizer FILE] --eval FILE [FILE ...] --out FIGURES.json [--rows N]
 
 A set is JSON lines of text, labels and answer, as `tern eval` takes them; the question is the row's `instructions`,
 else that of the built-in task called like the file. Summaries are greedy. All in float32, the arithmetic of inference.
@@ -12,13 +12,13 @@ import json
 import os
 
 import torch
-from tokenizers import Tokenizer
 
 import choices
 import figures
 import render
 from export import load
 from model import causal
+from tokenizer import load as load_tokenizer
 
 SUMMARY_TOKENS = 32  # at most; the stop token comes first in nearly all answers
 QUESTIONS = {"log-subsystem": render.SUBSYSTEM, "log-severity": render.SEVERITY, "summary": render.SUMMARY,
@@ -104,7 +104,7 @@ def summaries(scorer, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a checkpoint of train.py, or a GGUF of export.py")
-    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--tokenizer", help="tokenizer.json, for a checkpoint; a GGUF has its own")
     parser.add_argument("--eval", required=True, nargs="+", help="evaluation files")
     parser.add_argument("--out", required=True)
     parser.add_argument("--rows", type=int, help="only the first rows of each file")
@@ -112,7 +112,7 @@ def main():
     torch.set_num_threads(1)
     results = {}
     with torch.no_grad():
-        scorer = Scorer(load(args.model), Tokenizer.from_file(args.tokenizer))
+        scorer = Scorer(load(args.model), load_tokenizer(args.tokenizer or args.model))
         for path in args.eval:
             rows = figures.read(path, args.rows)
             name = os.path.basename(path).removesuffix(".jsonl")

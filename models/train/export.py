@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 import gguf
 import warm_start
@@ -57,9 +58,9 @@ def model_entries(shape, name):
     ]
 
 
-def tokenizer_entries(path):
-    with open(path) as file:
-        tokenizer = json.load(file)
+def tokenizer_entries(tokenizer):
+    """Of a `tokenizers.Tokenizer`: tokens, merges and special tokens."""
+    tokenizer = json.loads(tokenizer.to_str())
     special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
     vocabulary = {**{index: token for token, index in tokenizer["model"]["vocab"].items()}, **special}
     tokens = [vocabulary[index] for index in range(len(vocabulary))]
@@ -106,7 +107,7 @@ def main():
     with torch.no_grad():
         model = load(args.checkpoint)
         model.output_norm.div_(args.temperature)  # so every logit is
-        entries = model_entries(model.shape, args.name) + tokenizer_entries(args.tokenizer)
+        entries = model_entries(model.shape, args.name) + tokenizer_entries(Tokenizer.from_file(args.tokenizer))
         size = gguf.write(args.out, entries, tensors(model))
     print(f"{args.out}: {size} bytes")
 

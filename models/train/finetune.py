@@ -1,6 +1,6 @@
 """Your labels, your model: a CSV of text and label in, a ternary model, its task file and its evaluation out.
 
-usage: finetune.py --csv FILE --model FILE.gguf --tokenizer FILE --question TEXT --out FOLDER [--minutes N]
+usage: finetune.py --csv FILE --model FILE.gguf --question TEXT --out FOLDER [--minutes N]
 
 The CSV has the columns `text` and `label`. One text in five is kept for the evaluation and one in ten to choose the
 temperature by; texts alike but for their digits stay together. The answer is measured beside a logistic regression on
@@ -16,7 +16,6 @@ import random
 import time
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 import choices
@@ -30,6 +29,7 @@ from calibrate import best_temperature
 from evaluate import Scorer, classification
 from held_out import hash_of, normal
 from model import Model, Shape
+from tokenizer import load as load_tokenizer
 from train import loss_of, optimizers
 
 LEAST_OF_A_LABEL = 5
@@ -102,8 +102,8 @@ def regression(training, test):
     return figures.of_guesses(guesses, shares.max(1), [label for _, label in test])
 
 
-def write_model(folder, model, tokenizer_path, name):
-    entries = export.model_entries(model.shape, name) + export.tokenizer_entries(tokenizer_path)
+def write_model(folder, model, tokenizer, name):
+    entries = export.model_entries(model.shape, name) + export.tokenizer_entries(tokenizer)
     gguf.write(f"{folder}/{name}.gguf", entries, export.tensors(model))
 
 
@@ -117,7 +117,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", required=True, help="with the columns text and label")
     parser.add_argument("--model", required=True, help="I2_S GGUF of this recipe to begin with")
-    parser.add_argument("--tokenizer", required=True, help="its tokenizer.json")
     parser.add_argument("--question", required=True, help="what the model is asked about a text")
     parser.add_argument("--name", default="my-labels", help="of the model and the task")
     parser.add_argument("--minutes", type=float, default=10)
@@ -129,7 +128,7 @@ def main():
     labels = sorted({label for _, label in training})
     validation, test = ([row for row in part if row[1] in labels] for part in (validation, test))
 
-    tokenizer = Tokenizer.from_file(args.tokenizer)
+    tokenizer = load_tokenizer(args.model)
     model = Model(Shape(**warm_start.shape_of(args.model)), torch.bfloat16)
     warm_start.load_into(model, args.model)
     tune(model, tokenizer, training, args.question, args.minutes)
@@ -144,7 +143,7 @@ def main():
                    "temperature": round(temperature, 3),
                    "model": classification(scorer, args.question, as_set(test, labels)),
                    "logistic_regression": regression(training, test)}
-        write_model(args.out, model, args.tokenizer, args.name)
+        write_model(args.out, model, tokenizer, args.name)
     write_task(args.out, args.name, args.question, labels)
     with open(f"{args.out}/figures.json", "w") as file:
         json.dump(results, file, indent=1)

@@ -1,6 +1,6 @@
 """Logits of a checkpoint by Hugging Face transformers (float32, eager), as an oracle for the runtime.
 
-usage: reference.py --checkpoint FILE --tokenizer FILE --prompts FILE.jsonl --out FOLDER
+usage: reference.py --checkpoint FILE [--tokenizer FILE] --prompts FILE.jsonl --out FOLDER
 
 Each line of the prompts file is {"prompt": ...}. Writes ref<n>_ids.npy (int32 [tokens], BOS first) and
 ref<n>_logits.npy (float32 [tokens, vocab]), and prints how far the trainer's own forward pass is from them. Values
@@ -18,12 +18,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, BitNetConfig
 from transformers.integrations.bitnet import pack_weights
 
 from export import load
 from model import ternary
+from tokenizer import load as load_tokenizer
 
 PROJECTIONS = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -67,13 +67,13 @@ def save_as_hugging_face(model, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="of train.py, or a GGUF of export.py")
-    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--tokenizer", help="tokenizer.json, for a checkpoint; a GGUF has its own")
     parser.add_argument("--prompts", required=True)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     torch.set_num_threads(1)
-    tokenizer, model = Tokenizer.from_file(args.tokenizer), load(args.checkpoint)
+    tokenizer, model = load_tokenizer(args.tokenizer or args.checkpoint), load(args.checkpoint)
     with open(args.prompts) as file:
         prompts = [json.loads(line)["prompt"] for line in file]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():

@@ -14,14 +14,13 @@ import time
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import nn
 
 import batches
 import warm_start
 from model import Model, Shape
 from parallel import Helper
-from tokenizer import carried_over
+from tokenizer import carried_over, load as load_tokenizer
 
 CHECKPOINT_SECONDS = 300
 WARM_UP_STEPS = 60
@@ -80,10 +79,10 @@ def prepare(args, seed, start):
     """A model and what computes its gradients, in a process of one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tokenizer = Tokenizer.from_file(args.tokenizer)
+    tokenizer = load_tokenizer(args.tokenizer)
     model = Model(Shape(layers=args.layers, vocab=tokenizer.get_vocab_size()), matmul=torch.bfloat16)
     if args.start:
-        old = Tokenizer.from_file(args.start_tokenizer or args.tokenizer)
+        old = load_tokenizer(args.start)
         warm_start.load_into(model, args.start, lambda rows: carried_over(rows, old, tokenizer))
     model.compile()
     return model, Gradients(args, seed, start).compute
@@ -157,7 +156,6 @@ def main():
     parser.add_argument("--minutes", required=True, type=float)
     parser.add_argument("--out", required=True, help="checkpoint; one that is there is gone on with")
     parser.add_argument("--start", help="an I2_S GGUF to go on from")
-    parser.add_argument("--start-tokenizer", help="its tokenizer.json, if it is another one")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--matrix-rate", type=float, default=2.5e-3)
     parser.add_argument("--other-rate", type=float, default=1e-3)

@@ -17,16 +17,17 @@ BOUNDARY = 0.5 * (2 / np.pi) ** 0.5
 
 
 class Reader:
-    """Walks a trusted file: our own, not input."""
+    """The metadata `entries` and the tensors of a trusted file: our own, not input."""
 
     def __init__(self, path):
         with open(path, "rb") as file:
             self.data = file.read()
         self.at = 4
         _, tensors, entries = self.take("<IQQ")
+        self.entries = {}
         for _ in range(entries):
-            self.text()
-            self.skip_value(self.take("<I")[0])
+            key = self.text()
+            self.entries[key] = self.value(self.take("<I")[0])
         self.tensors = {}
         for _ in range(tensors):
             name, (rank,) = self.text(), self.take("<I")
@@ -44,15 +45,13 @@ class Reader:
         self.at += size
         return self.data[self.at - size : self.at].decode()
 
-    def skip_value(self, kind):
+    def value(self, kind):
         if kind == gguf.STRING:
-            self.text()
-        elif kind == gguf.ARRAY:
+            return self.text()
+        if kind == gguf.ARRAY:
             item, count = self.take("<IQ")
-            for _ in range(count):
-                self.skip_value(item)
-        else:
-            self.take(FORMATS[kind])
+            return [self.value(item) for _ in range(count)]
+        return self.take(FORMATS[kind])[0]
 
     def array(self, name, form, count):
         _, _, offset = self.tensors[name]
