@@ -3,6 +3,7 @@
 //! (`fuzz/src/targets.rs`); they go on from here for as long as somebody lets them.
 
 mod guard;
+mod kept;
 mod mutate;
 mod seeds;
 #[path = "../../fuzz/src/targets.rs"]
@@ -77,7 +78,24 @@ impl Reader {
             let bytes = (self.wrap)(&mut Random::new(1), seed.bytes.clone());
             std::fs::write(folder.join(format!("seed-{n:02}")), bytes)?;
         }
+        for (n, input) in kept::inputs(self.name).into_iter().enumerate() {
+            std::fs::write(folder.join(format!("kept-{n:04}")), input)?;
+        }
         Ok(())
+    }
+
+    /// Reads `input`, called `name` in messages, and says whether it was accepted.
+    fn check(&self, name: &str, input: &[u8]) -> bool {
+        let read = || guard::largest_block(|| (self.read)(input));
+        let (largest, is_accepted) = catch_unwind(AssertUnwindSafe(read))
+            .unwrap_or_else(|_| panic!("{name} of {}, {} bytes", self.name, input.len()));
+        assert!(
+            largest <= self.most_bytes + 8 * input.len(),
+            "{name} of {}: a block of {largest} bytes for {} bytes of input",
+            self.name,
+            input.len()
+        );
+        is_accepted
     }
 
     /// Reads every input and says how many were accepted.
@@ -87,6 +105,9 @@ impl Reader {
             (self.read)(&bytes);
             assert!(!seed.bytes.is_empty(), "{} seed {n}", self.name);
         }
+        for (n, input) in kept::inputs(self.name).into_iter().enumerate() {
+            self.check(&format!("kept input {n}"), input);
+        }
         let (next, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || {
             loop {
@@ -95,15 +116,7 @@ impl Reader {
                     return;
                 }
                 let input = self.input(n);
-                let read = || guard::largest_block(|| (self.read)(&input));
-                let (largest, is_accepted) = catch_unwind(AssertUnwindSafe(read))
-                    .unwrap_or_else(|_| panic!("input {n} of {}, {} bytes", self.name, input.len()));
-                assert!(
-                    largest <= self.most_bytes + 8 * input.len(),
-                    "input {n} of {}: a block of {largest} bytes for {} bytes of input",
-                    self.name,
-                    input.len()
-                );
+                let is_accepted = self.check(&format!("input {n}"), &input);
                 accepted.fetch_add(usize::from(is_accepted), Ordering::Relaxed);
             }
         };
@@ -118,6 +131,9 @@ impl Reader {
 
 #[test]
 fn damaged_inputs_are_refused_or_read_and_nothing_else() {
+    if let Some(found) = std::env::var_os("TERN_FUZZ_FOUND") {
+        kept::keep(found.as_ref()).expect("a folder for each target");
+    }
     let readers = readers();
     assert!(readers.iter().map(|reader| reader.inputs).sum::<usize>() >= LEAST_INPUTS);
     for reader in &readers {
