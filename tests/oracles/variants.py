@@ -2,7 +2,8 @@
 
   python tests/oracles/variants.py tests/fixtures/oracle [NAME ...]
 
-writes NAME/tiny-i2_s.gguf, NAME/input_ids_margin.npy and NAME/logits_margin.npy for
+writes NAME/tiny-i2_s.gguf, NAME/input_ids_margin.npy, NAME/logits_margin.npy and, of those that makers publish as floats,
+NAME/directory.json (see directory.py) for
 
   llama        LlamaForCausalLM with ternary linear layers: no sub-norms, SiLU, a head of its own
   bitnet_silu  BitNetForCausalLM with SiLU, as the models of 1bitLLM
@@ -15,7 +16,7 @@ Needs torch, transformers, accelerate, safetensors and NumPy (made with torch 2.
 thread, eager attention).
 Weights are random: they are free of any licence.
 """
-import json, os, struct, sys, tempfile
+import functools, json, os, struct, sys, tempfile
 
 os.environ["TORCHDYNAMO_DISABLE"] = "1"  # what transformers would compile runs eagerly
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitNetConfig, GraniteConfig, LlamaConfig, Qwen3Config
 from transformers.integrations.bitnet import pack_weights
 
+import directory
 from bitnet_numpy import BitNet, act_quant, f32, load_safetensors, unpack_hf
 
 VOCAB = 512
@@ -176,7 +178,13 @@ def scaling_keys(arch, config, key):
         return []
     keys = [key(f"{arch}.rope.scaling.type", "str", kind),
             key(f"{arch}.rope.scaling.original_context_length", "u32", rope["original_max_position_embeddings"])]
-    return keys + ([key(f"{arch}.rope.scaling.factor", "f32", rope["factor"])] if kind == "yarn" else [])
+    if kind == "yarn":
+        keys.append(key(f"{arch}.rope.scaling.factor", "f32", rope["factor"]))
+    longer = config["max_position_embeddings"] / rope["original_max_position_embeddings"]
+    if kind == "longrope" and longer > 1:
+        growth = (1 + np.log(longer) / np.log(rope["original_max_position_embeddings"])) ** 0.5
+        keys.append(key(f"{arch}.rope.scaling.attn_factor", "f32", growth))
+    return keys
 
 
 def scaling_tensors(config, plain, scaled):
@@ -186,6 +194,16 @@ def scaling_tensors(config, plain, scaled):
         return [("rope_freqs.weight", (plain / scaled).astype("<f4"), 0)]
     if rope.get("rope_type") == "longrope":
         return [(f"rope_factors_{kind}.weight", np.array(rope[f"{kind}_factor"], "<f4"), 0) for kind in ("short", "long")]
+    return []
+
+
+def lengths_and_multipliers(arch, config):
+    """Keys of heads that are as wide as they like, and of what MiniCPM multiplies with."""
+    if arch == "qwen3":
+        return [key(f"{arch}.attention.{kind}_length", "u32", head_dim(config)) for kind in ("key", "value")]
+    if arch == "minicpm":
+        return [key(f"{arch}.{name}_scale", "f32", config[theirs]) for name, theirs in (
+            ("embedding", "embedding_multiplier"), ("residual", "residual_multiplier"), ("logit", "logits_scaling"))]
     return []
 
 
@@ -216,12 +234,7 @@ def gguf(path, arch, config, tensors, tokenizer, rotary, as_f16=False):
         key("tokenizer.ggml.bos_token_id", "u32", by_name["<|bos|>"]),
         key("tokenizer.ggml.eos_token_id", "u32", by_name["<|eos|>"]), key("tokenizer.ggml.add_bos_token", "bool", True),
     ]
-    keys += scaling_keys(arch, config, key)
-    if arch == "qwen3":
-        keys += [key(f"{arch}.attention.{kind}_length", "u32", head_dim(config)) for kind in ("key", "value")]
-    if arch == "minicpm":
-        keys += [key(f"{arch}.{name}_scale", "f32", config[theirs]) for name, theirs in (
-            ("embedding", "embedding_multiplier"), ("residual", "residual_multiplier"), ("logit", "logits_scaling"))]
+    keys += scaling_keys(arch, config, key) + lengths_and_multipliers(arch, config)
     halves = lambda name: (name + ".weight", tensors[f"{hf_name(name)}.weight"].astype("<f2"), 1)
     hf_name = {"token_embd": "model.embed_tokens", "output": "lm_head"}.get
     entries = [halves("token_embd")] + ([halves("output")] if "lm_head.weight" in tensors else [])
@@ -254,11 +267,22 @@ def gguf(path, arch, config, tensors, tokenizer, rotary, as_f16=False):
     open(path, "wb").write(head + bytes(-len(head) % 32) + data)
 
 
-def main():
-    out, *wanted = sys.argv[1:]
-    peer = wanted[wanted.index("--peer") + 1] if "--peer" in wanted else None
-    wanted = [name for name in wanted if name not in ("--peer", peer)]
-    torch.manual_seed(1234), torch.set_num_threads(1), torch.use_deterministic_algorithms(True)
+def unpacked(path, arch, config, tensors):
+    """Describes the directory in which the checkpoint `tensors` would be published as floats: ternary ones in bfloat16,
+    embeddings in binary16 as the GGUF has them, norms in binary32."""
+    held = {}
+    for name, tensor in tensors.items():
+        if name.endswith("_scale"):
+            continue
+        if name + "_scale" in tensors:
+            held[name] = ("BF16", unpack_hf(tensor) * f32(tensors[name + "_scale"][0]))
+        else:
+            held[name] = ("F16" if name in ("model.embed_tokens.weight", "lm_head.weight") else "F32", tensor)
+    directory.describe(path, directory.published(arch, config, "bfloat16"), held)
+
+
+def models():
+    """Name, architecture, configuration, seed and tokens of each."""
     shape = dict(
         vocab_size=VOCAB, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, hidden_act="silu", max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=500000.0,
@@ -267,7 +291,7 @@ def main():
     small.pop("rope_theta")
     rope = lambda kind, **more: {"rope_type": kind, "rope_theta": 1e6, "original_max_position_embeddings": 64, **more}
     pairs = np.arange(16)
-    variants = [
+    return [
         ("llama", "llama", LlamaConfig(**shape, tie_word_embeddings=False), 11, 48),
         ("bitnet_silu", "bitnet", BitNetConfig(**shape, tie_word_embeddings=True), 12, 48),
         ("qwen3", "qwen3", Qwen3Config(**small, head_dim=64, tie_word_embeddings=True,
@@ -281,12 +305,23 @@ def main():
             **{**small, "num_key_value_heads": 4}, tie_word_embeddings=False,
             rope_parameters=rope("llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)), 15, 24),
     ]
-    for name, arch, config, seed, tokens in variants:
+
+
+def main():
+    out, *wanted = sys.argv[1:]
+    peer = wanted[wanted.index("--peer") + 1] if "--peer" in wanted else None
+    wanted = [name for name in wanted if name not in ("--peer", peer)]
+    torch.manual_seed(1234), torch.set_num_threads(1), torch.use_deterministic_algorithms(True)
+    for name, arch, config, seed, tokens in models():
         if wanted and name not in wanted:
             continue
         os.makedirs(f"{out}/{name}", exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint(folder, config, arch, seed)
+            tensors = load_safetensors(f"{folder}/model.safetensors")
+            described = json.load(open(f"{folder}/config.json"))
+            if arch != "bitnet":
+                unpacked(f"{out}/{name}/directory.json", arch, described, tensors)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
             rotary = model.model.rotary_emb
             reference = Reference(folder, rotary)
@@ -298,11 +333,9 @@ def main():
             np.save(f"{out}/{name}/input_ids_margin.npy", ids[None].astype(np.int32))
             np.save(f"{out}/{name}/logits_margin.npy", expected)
             tokenizer = f"{out}/tokenizer/tokenizer.json"
-            tensors = load_safetensors(f"{folder}/model.safetensors")
-            config = json.load(open(f"{folder}/config.json"))
-            gguf(f"{out}/{name}/tiny-i2_s.gguf", arch, config, tensors, tokenizer, rotary)
+            gguf(f"{out}/{name}/tiny-i2_s.gguf", arch, described, tensors, tokenizer, rotary)
             if peer:
-                gguf(f"{peer}/{name}.gguf", arch, config, tensors, tokenizer, rotary, as_f16=True)
+                gguf(f"{peer}/{name}.gguf", arch, described, tensors, tokenizer, rotary, as_f16=True)
 
 
 if __name__ == "__main__":

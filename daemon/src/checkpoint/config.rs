@@ -8,13 +8,18 @@
 //! | `bitlinear`, or no `linear_class` | U8 and `weight_scale` | trit / weight_scale |
 //! | `autobitlinear`, `online` | floats | absmean of the whole matrix ([`matrix`](super::matrix)) |
 //! | none, but `BitnetForCausalLM` with `weight_bits` 1 and `input_bits` 8 | floats | the same |
+//! | none, and a class that is not BitNet's | floats | the float, which must be -s, 0 or s ([`ternary`](super::ternary)) |
 //!
-//! Sources: `BitNetQuantConfig`, `AutoBitLinear` and `BitLinear` of transformers 5.23; the model cards of 1bitLLM.
+//! Sources: `BitNetQuantConfig`, `AutoBitLinear` and `BitLinear` of transformers 5.23; the model cards of 1bitLLM; for
+//! `MiniCPMForCausalLM` arXiv 2404.06395 section 3, and what the converters of GGUF make of its keys.
 
 use std::fmt;
 
+use tern_runtime::model::Multipliers;
+
 use super::CheckpointError;
 use super::dtype::Dtype;
+use super::rope::Rope;
 use super::settings::Settings;
 
 /// The file.
@@ -29,6 +34,8 @@ pub enum Convention {
     PackedInverse,
     /// Floats that are quantised each time the model runs.
     Online,
+    /// Floats that are used as they stand, and are -s, 0 or s.
+    Ternary,
 }
 
 impl fmt::Display for Convention {
@@ -37,6 +44,7 @@ impl fmt::Display for Convention {
             Convention::Packed => "packed trits, weight = trit * weight_scale",
             Convention::PackedInverse => "packed trits, weight = trit / weight_scale",
             Convention::Online => "float masters, quantised by their absolute mean",
+            Convention::Ternary => "floats that are ternary already",
         })
     }
 }
@@ -74,18 +82,21 @@ pub struct Shape {
     pub kv_heads: u32,
     /// Values of a head.
     pub head_dim: u32,
-    /// Base of the rotary angles.
-    pub rope_theta: f32,
+    /// How positions turn queries and keys.
+    pub rope: Rope,
+    /// What it multiplies with, where its class does.
+    pub multipliers: Option<Multipliers>,
     /// Added to the mean square before its root.
     pub rms_eps: f32,
-    /// Whether the embedding serves as head.
-    pub tied: bool,
+    /// Whether the embedding serves as head; `None` where the file does not say and the class does not settle it.
+    pub tied: Option<bool>,
 }
 
 impl Shape {
     /// Reads `config.json`, already parsed.
     pub(super) fn read(config: &Settings) -> Result<Self, CheckpointError> {
-        let known = "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM or Qwen3ForCausalLM";
+        let known =
+            "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM or MiniCPMForCausalLM";
         let class =
             config.value("architectures").and_then(|list| list.get(0)?.as_str()).unwrap_or("").to_owned();
         let act =
@@ -95,10 +106,13 @@ impl Shape {
             ("BitNetForCausalLM" | "BitnetForCausalLM", "silu") => "bitnet",
             ("LlamaForCausalLM", "silu") => "llama",
             ("Qwen3ForCausalLM", "silu") => "qwen3",
+            ("MiniCPMForCausalLM", "silu") => "minicpm",
             ("BitNetForCausalLM" | "BitnetForCausalLM", _) => {
                 return Err(config.refused("hidden_act", "relu2 or silu"));
             }
-            ("LlamaForCausalLM" | "Qwen3ForCausalLM", _) => return Err(config.refused("hidden_act", "silu")),
+            ("LlamaForCausalLM" | "Qwen3ForCausalLM" | "MiniCPMForCausalLM", _) => {
+                return Err(config.refused("hidden_act", "silu"));
+            }
             _ => return Err(config.refused("architectures", known)),
         };
         for (key, understood) in [
@@ -110,6 +124,15 @@ impl Shape {
                 return Err(config.refused(key, understood));
             }
         }
+        if config.value("sparse_config").is_some() {
+            return Err(config.refused("sparse_config", "none: every position is attended to"));
+        }
+        if let Some(types) = config.value("layer_types") {
+            let is_full = |ty: &serde_json::Value| ty.as_str() == Some("full_attention");
+            if !types.as_array().is_some_and(|types| types.iter().all(is_full)) {
+                return Err(config.refused("layer_types", "full_attention in every layer"));
+            }
+        }
         if config.positive("partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
             return Err(config.refused("partial_rotary_factor", "1: all values of a head turn"));
         }
@@ -119,8 +142,9 @@ impl Shape {
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => return Err(config.refused("num_attention_heads", "a number that divides hidden_size")),
         };
-        if !head_dim.is_multiple_of(2) {
-            return Err(config.refused("head_dim", "an even number"));
+        // Lists of factors are as long as half of it, and no graph here has larger heads.
+        if !head_dim.is_multiple_of(2) || head_dim > 1024 {
+            return Err(config.refused("head_dim", "an even number up to 1024"));
         }
         let kv_heads = config.count("num_key_value_heads")?.unwrap_or(heads);
         if !heads.is_multiple_of(kv_heads) {
@@ -133,58 +157,62 @@ impl Shape {
             },
             _ => None,
         };
+        let (context, layers) =
+            (config.required("max_position_embeddings")?, config.required("num_hidden_layers")?);
+        // What the classes take where the file says nothing.
+        let theta = if class == "BitNetForCausalLM" { 500_000.0 } else { 10_000.0 };
+        let is_minicpm = architecture == "minicpm";
         Ok(Shape {
             convention: convention(config, &class)?,
-            rope_theta: rope_theta(config, &class)?,
+            rope: Rope::read(config, theta, head_dim, context)?,
+            multipliers: is_minicpm.then(|| multipliers(config, hidden, layers)).transpose()?,
             architecture,
-            permuted: architecture == "llama",
+            permuted: matches!(architecture, "llama" | "minicpm"),
             head_norms: architecture == "qwen3",
             sub_norms: architecture.starts_with("bitnet"),
             class,
             dtype,
             vocab: config.required("vocab_size")?,
-            context: config.required("max_position_embeddings")?,
+            context,
             hidden,
             ffn: config.required("intermediate_size")?,
-            layers: config.required("num_hidden_layers")?,
+            layers,
             heads,
             kv_heads,
             head_dim,
             rms_eps: config
                 .positive("rms_norm_eps")?
                 .ok_or_else(|| config.refused("rms_norm_eps", "a number above 0"))?,
-            tied: config.flag("tie_word_embeddings", false)?,
+            // Where the file says nothing, older programs that save one mean yes and newer ones no.
+            tied: match config.value("tie_word_embeddings") {
+                None if is_minicpm => None,
+                _ => Some(config.flag("tie_word_embeddings", false)?),
+            },
         })
     }
 }
 
-/// The base of the rotary angles, where nothing but it is said of them.
-fn rope_theta(config: &Settings, class: &str) -> Result<f32, CheckpointError> {
-    const UNSCALED: &str = "no scaling, or the type default";
-    let parameters = config.object("rope_parameters")?;
-    for (key, object) in [("rope_parameters", &parameters), ("rope_scaling", &config.object("rope_scaling")?)]
-    {
-        let Some(object) = object else { continue };
-        let ty = object.text("rope_type")?.or(object.text("type")?);
-        if !matches!(ty, None | Some("default")) {
-            return Err(config.refused(key, UNSCALED));
-        }
-    }
-    let found = match &parameters {
-        Some(parameters) => parameters.positive("rope_theta")?,
-        None => None,
-    };
-    // What the classes take where the file says nothing.
-    let default = if class == "BitNetForCausalLM" { 500_000.0 } else { 10_000.0 };
-    Ok(found.or(config.positive("rope_theta")?).unwrap_or(default))
+/// What MiniCPM multiplies with; all must be said, for versions of its code differ in what they take otherwise.
+fn multipliers(config: &Settings, hidden: u32, layers: u32) -> Result<Multipliers, CheckpointError> {
+    let number = |key| config.positive_f64(key)?.ok_or_else(|| config.refused(key, "a number above 0"));
+    Ok(Multipliers {
+        embedding: number("scale_emb")? as f32,
+        residual: (number("scale_depth")? / f64::from(layers).sqrt()) as f32,
+        logits: (f64::from(hidden) / number("dim_model_base")?) as f32,
+    })
 }
 
 /// How the linear layers are stored.
 fn convention(config: &Settings, class: &str) -> Result<Convention, CheckpointError> {
     let Some(quantization) = config.object("quantization_config")? else {
-        if class != "BitnetForCausalLM" {
-            let understood = "quant_method bitnet: nothing says that the weights of this model are ternary";
-            return Err(config.refused("quantization_config", understood));
+        match class {
+            "BitnetForCausalLM" => {}
+            "BitNetForCausalLM" => {
+                let understood =
+                    "quant_method bitnet: nothing says how the weights of this model become ternary";
+                return Err(config.refused("quantization_config", understood));
+            }
+            _ => return Ok(Convention::Ternary),
         }
         for (key, bits) in [("weight_bits", 1), ("input_bits", 8)] {
             if config.count(key)? != Some(bits) {

@@ -16,6 +16,9 @@
 //! direction. A trit can only differ where `|w| * s` lies that close to one half; `tests/oracles/checkpoints.py` counts such
 //! weights and compares all trits.
 //!
+//! Floats that are ternary already are taken as they are, with a scale for the matrix or for each row and group of columns
+//! ([`ternary`](super::ternary)).
+//!
 //! GGUF files of `llama` have the rows of queries and keys in another order, so that the values which turn together are
 //! neighbours (`runtime/src/model/graph.rs`); row `2 j + p` of a head there is row `p * head_dim / 2 + j` here.
 
@@ -24,6 +27,7 @@ use super::config::Convention;
 use super::dtype::Dtype;
 use super::shard::Tensor;
 use super::tensors::Tensors;
+use super::ternary::{self, is_half, scale_of};
 
 /// Where a ternary matrix is and how it is written down.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub struct Matrix<'a> {
     cols: usize,
     /// Values of a head, where the rows of heads are to be in the order of GGUF's llama.
     permuted: Option<usize>,
+    /// Columns that share a scale, where the matrix has several.
+    group: Option<usize>,
 }
 
 /// How the weights are written down.
@@ -41,8 +47,10 @@ pub struct Matrix<'a> {
 enum Form {
     /// Trits; the scale is known.
     Packed { scale: f32 },
-    /// Floats, of a model that computes in this type.
+    /// Floats to be quantised, of a model that computes in this type.
     Masters { computes: Dtype },
+    /// Floats that are ternary, of a model that computes in this type.
+    Ternary { computes: Dtype },
 }
 
 impl<'a> Matrix<'a> {
@@ -62,11 +70,15 @@ impl<'a> Matrix<'a> {
             Err(CheckpointError::tensor(&weight, problem))
         };
         let form = match convention {
-            Convention::Online => {
+            Convention::Online | Convention::Ternary => {
                 if tensor.dtype.gguf().is_none() || tensor.shape != [rows as u64, cols as u64] {
                     return refuse(format!("BF16, F16 or F32 [{rows}, {cols}]"));
                 }
-                Form::Masters { computes: computes.unwrap_or(&tensor.dtype).clone() }
+                let computes = computes.unwrap_or(&tensor.dtype).clone();
+                match convention {
+                    Convention::Ternary => Form::Ternary { computes },
+                    _ => Form::Masters { computes },
+                }
             }
             Convention::Packed | Convention::PackedInverse => {
                 let expected = [rows as u64 / 4, cols as u64];
@@ -82,7 +94,47 @@ impl<'a> Matrix<'a> {
                 Form::Packed { scale }
             }
         };
-        Ok(Matrix { tensor, form, rows, cols, permuted: None })
+        Ok(Matrix { tensor, form, rows, cols, permuted: None, group: None })
+    }
+
+    /// The same in groups of `group` columns, if there are groups.
+    pub(super) fn grouped(self, group: Option<usize>) -> Self {
+        Matrix { group, ..self }
+    }
+
+    /// Its name in the checkpoint.
+    pub(super) fn name(&self) -> &str {
+        &self.tensor.name
+    }
+
+    /// Columns that share a scale, where it has several.
+    pub(super) fn group(&self) -> Option<usize> {
+        self.group
+    }
+
+    /// Scales of a row.
+    pub(super) fn scales(&self) -> usize {
+        self.group.map_or(1, |group| self.cols / group)
+    }
+
+    /// Reads row `row` of the tensor as floats into `wide`; nothing where they are none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn read_row(
+        &self,
+        tensors: &Tensors,
+        row: usize,
+        wide: &mut Vec<f32>,
+    ) -> Result<(), CheckpointError> {
+        wide.clear();
+        let (Form::Masters { computes } | Form::Ternary { computes }) = &self.form else { return Ok(()) };
+        let row_bytes = self.tensor.bytes as usize / self.rows;
+        let mut bytes = vec![0; row_bytes];
+        tensors.read(self.tensor, (row * row_bytes) as u64, &mut bytes)?;
+        wide.resize(self.cols, 0.0);
+        self.widen(&bytes, computes, wide);
+        Ok(())
     }
 
     /// The same with the rows of each head of `head_dim` values as GGUF files of llama have them.
@@ -121,8 +173,21 @@ impl<'a> Matrix<'a> {
                 let s = 1.0 / self.mean(buffer, computes)?.max(1e-5);
                 (s, computes.round(1.0 / s))
             }
+            Form::Ternary { .. } if self.group.is_some() => (1.0, 1.0),
+            Form::Ternary { computes } => (1.0, self.first_scale(buffer, computes)),
         };
         Ok(Weights { matrix: self, bytes: buffer, factor, scale })
+    }
+
+    /// The first absolute value that is not 0; 0 if there is none.
+    fn first_scale(&self, bytes: &[u8], computes: &Dtype) -> f32 {
+        let row_bytes = bytes.len() / self.rows.max(1);
+        let mut wide = vec![0.0; self.cols];
+        let mut rows = bytes.chunks_exact(row_bytes.max(1)).map(|row| {
+            self.widen(row, computes, &mut wide);
+            wide.iter().map(|w: &f32| w.abs()).find(|w| *w != 0.0)
+        });
+        rows.find_map(|found| found).unwrap_or(0.0)
     }
 
     /// The mean of the absolute values.
@@ -182,15 +247,19 @@ pub(super) struct Weights<'a> {
     bytes: &'a [u8],
     /// Masters are multiplied with this and rounded.
     factor: f32,
-    /// Multiplies every trit.
+    /// Multiplies every trit, where the matrix has one scale; else 1.
     pub scale: f32,
 }
 
 impl Weights<'_> {
-    /// Row `row` as -1, 0 and +1.
-    pub fn row(&self, row: usize, trits: &mut [i8]) {
+    /// Row `row` as -1, 0 and +1 in `trits: [cols]`, and what multiplies each group of them in `scales: [groups]`.
+    ///
+    /// # Errors
+    /// If floats that should be ternary are not, or a scale of a group cannot be kept.
+    pub fn row(&self, row: usize, trits: &mut [i8], scales: &mut [f32]) -> Result<(), CheckpointError> {
         let Matrix { rows, cols, .. } = *self.matrix;
         let row = self.matrix.source_row(row);
+        scales.fill(self.scale);
         match &self.matrix.form {
             Form::Packed { .. } => {
                 let quarter = rows / 4;
@@ -199,13 +268,34 @@ impl Weights<'_> {
                 trits.iter_mut().zip(bytes).for_each(|(trit, byte)| *trit = (byte >> shift & 3) as i8 - 1);
             }
             Form::Masters { computes } => {
-                let row_bytes = self.bytes.len() / rows;
-                let mut wide = vec![0.0; cols];
-                self.matrix.widen(&self.bytes[row * row_bytes..][..row_bytes], computes, &mut wide);
-                for (trit, w) in trits.iter_mut().zip(wide) {
+                for (trit, w) in trits.iter_mut().zip(self.wide(row, computes)) {
                     *trit = (w * self.factor).round_ties_even().clamp(-1.0, 1.0) as i8;
                 }
             }
+            Form::Ternary { computes } => {
+                let wide = self.wide(row, computes);
+                ternary::signs(&wide, trits);
+                let Some(group) = self.matrix.group else {
+                    return ternary::check(&wide, self.scale)
+                        .map_err(|_| self.matrix.not_one_scale(row, &wide, self.scale));
+                };
+                for (scale, weights) in scales.iter_mut().zip(wide.chunks_exact(group)) {
+                    *scale = scale_of(weights).map_err(|_| self.matrix.not_ternary(row, &wide, group))?;
+                    if !is_half(*scale) {
+                        return Err(self.matrix.not_half(row, *scale));
+                    }
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Row `row` of the tensor as floats.
+    fn wide(&self, row: usize, computes: &Dtype) -> Vec<f32> {
+        let Matrix { rows, cols, .. } = *self.matrix;
+        let row_bytes = self.bytes.len() / rows;
+        let mut wide = vec![0.0; cols];
+        self.matrix.widen(&self.bytes[row * row_bytes..][..row_bytes], computes, &mut wide);
+        wide
     }
 }

@@ -8,7 +8,9 @@
 //! |---|---|
 //! | `shard`, `tensors`, `dtype` | safetensors files, trusted in nothing |
 //! | `settings`, `config` | config.json: shape, graph, how weights are written down |
+//! | `rope` | how it scales rotary angles |
 //! | `matrix` | weights -1, 0 and +1 from packed bytes or from float masters |
+//! | `ternary` | floats that are ternary already, and how many columns share a scale |
 //! | `parts` | which tensor becomes which of a GGUF |
 //! | `tokenizer` | tokenizer.json and its neighbours as the keys of a GGUF |
 //! | `keys` | all keys of the packed file |
@@ -21,9 +23,11 @@ mod keys;
 mod matrix;
 mod pack;
 mod parts;
+mod rope;
 mod settings;
 mod shard;
 mod tensors;
+mod ternary;
 mod tokenizer;
 mod verify;
 
@@ -32,6 +36,7 @@ use std::path::{Path, PathBuf};
 pub use config::{Convention, Shape};
 pub use dtype::Dtype;
 pub use error::CheckpointError;
+pub use rope::{Rope, Scaling};
 pub use shard::Tensor;
 pub use tensors::Tensors;
 
@@ -47,6 +52,8 @@ pub struct Checkpoint {
     /// Its tensors.
     pub tensors: Tensors,
     vocabulary: Vocabulary,
+    /// Columns of its matrices that share a scale, where each has several.
+    group: Option<usize>,
     /// A sum over all that it says of itself.
     sum: u64,
 }
@@ -71,9 +78,18 @@ impl Checkpoint {
         let (vocabulary, texts) = Vocabulary::open(folder, &config, shape.vocab)?;
         let said = [config_bytes, texts, tensors.fingerprint()].concat();
         let sum = crate::packing::fnv1a(&said);
-        let this = Checkpoint { folder: folder.to_owned(), shape, tensors, vocabulary, sum };
-        this.parts()?;
+        let mut this = Checkpoint { folder: folder.to_owned(), shape, tensors, vocabulary, group: None, sum };
+        let matrices = this.matrices()?;
+        this.group = match this.shape.convention {
+            Convention::Ternary => ternary::grouping(&this.tensors, &matrices)?,
+            Convention::Packed | Convention::PackedInverse | Convention::Online => None,
+        };
         Ok(this)
+    }
+
+    /// Columns of its matrices that share a scale, where each has several.
+    pub fn group(&self) -> Option<usize> {
+        self.group
     }
 
     /// The directory's own name.

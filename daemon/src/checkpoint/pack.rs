@@ -1,20 +1,18 @@
 //! Writing a checkpoint as a packed file, one matrix in memory at a time.
 
-use std::io::Write;
-
-use tern_kernels::Layout;
-use tern_runtime::gguf::{Gguf, Header, PACKED_TAIL_BYTES, TensorType};
+use tern_runtime::gguf::{Gguf, Header, TensorType};
 use tern_runtime::model::Config;
 use tern_runtime::tokenizer::Tokenizer;
 
-use super::Checkpoint;
+use super::keys::with_tensors;
 use super::matrix::Matrix;
 use super::parts::{Content, Dense, Part};
-use super::tensors::Tensors;
+use super::{Checkpoint, CheckpointError};
 use crate::packing::head::{Plane, Source};
-use crate::packing::rows::pack_rows;
+use crate::packing::rows::PackedMatrix;
 use crate::packing::stream::{Put, identity, stream};
 use crate::packing::{Output, PackError, Recipe};
+use crate::tune::Load;
 
 /// Bytes of an embedding that are read at a time.
 const PIECE_BYTES: usize = 4 << 20;
@@ -25,12 +23,20 @@ impl Checkpoint {
     /// # Errors
     /// If it has not.
     pub fn runtime_config(&self) -> Result<Config, PackError> {
-        let keys = self.keys().begin(Vec::new()).and_then(|data| data.finish()).map_err(PackError::Write)?;
+        let keys = with_tensors(self.keys(), &self.shape.rope).map_err(PackError::Write)?;
         let gguf = Gguf::parse(&keys)?;
         let config = Config::read(&gguf)?;
         let plan = Tokenizer::plan(&gguf)?;
         Tokenizer::build(&gguf, plan, &mut vec![0; plan.table_words()])?;
         Ok(config)
+    }
+
+    /// What it asks of the machine.
+    ///
+    /// # Errors
+    /// As [`runtime_config`](Self::runtime_config).
+    pub fn load(&self) -> Result<Load, PackError> {
+        Ok(Load { group: self.group, ..Load::from(&self.runtime_config()?) })
     }
 
     /// The header of its packed form.
@@ -51,11 +57,7 @@ impl Checkpoint {
         let mut header = self.packed_keys(recipe.layout);
         for part in parts {
             if let Content::Matrix(matrix) = &part.content {
-                let (rows, cols) = matrix.shape();
-                if recipe.layout.bytes(rows, cols).is_none() {
-                    let (tensor, layout) = (part.name.clone(), recipe.layout);
-                    return Err(PackError::Shape { tensor, rows, cols, layout });
-                }
+                recipe.check_room(&part.name, matrix.shape(), matrix.group())?;
             }
             part.describe(&mut header, TensorType::Packed(recipe.layout))?;
         }
@@ -93,20 +95,34 @@ impl Checkpoint {
         let header = self.header_of(recipe, &parts, head.as_ref())?;
         let planes = head.as_ref().map(|dense| Source::elsewhere(dense, workers));
         let count = parts.len() + planes.map_or(0, |_| Plane::ALL.len());
-        let (mut buffer, mut packed) = (Vec::new(), Vec::new());
+        let (mut buffer, mut packed, mut made) = (Vec::new(), PackedMatrix::default(), Vec::new());
+        let pack = |matrix: &Matrix<'_>, packed: &mut PackedMatrix, buffer: &mut Vec<u8>| {
+            let weights = matrix.read(&self.tensors, buffer)?;
+            let row = |row, trits: &mut [i8], scales: &mut [f32]| weights.row(row, trits, scales);
+            packed.pack((recipe.layout, workers), matrix.shape(), matrix.group(), weights.scale, &row)?;
+            Ok::<(), CheckpointError>(())
+        };
         stream(header, count, out, wrote, |index, put| match parts.get(index).map(|part| &part.content) {
             Some(Content::Same(dense)) => copy(dense, &mut buffer, put),
             Some(Content::Norm(norm)) => {
-                widened(norm, &mut buffer, &mut packed)?;
-                put(&packed)
+                widened(norm, &mut buffer, &mut made)?;
+                put(&made)
             }
+            Some(Content::Made(values)) => put(&little_endian(values)),
             Some(Content::Matrix(matrix)) => {
-                pack_matrix(&self.tensors, matrix, recipe.layout, workers, &mut buffer, &mut packed)?;
-                put(&packed)
+                pack(matrix, &mut packed, &mut buffer)?;
+                put(&packed.bytes)
+            }
+            Some(Content::Scales(matrix)) => {
+                // An attempt that goes on here has not packed the matrix in front.
+                if packed.scale_bytes().is_none() {
+                    pack(matrix, &mut packed, &mut buffer)?;
+                }
+                put(&packed.scale_bytes().unwrap_or_default())
             }
             None => {
-                // Embeddings may have grown these; the planes are made of the file itself.
-                (buffer, packed) = (Vec::new(), Vec::new());
+                // Matrices may have grown these; the planes are made of the file itself.
+                (buffer, packed) = (Vec::new(), PackedMatrix::default());
                 match planes {
                     Some(source) => source.fill(Plane::ALL[index - parts.len()], put),
                     None => Ok(()),
@@ -137,29 +153,11 @@ pub(super) fn widened(norm: &Dense<'_>, buffer: &mut Vec<u8>, wide: &mut Vec<u8>
     norm.read(0..norm.rows, buffer)?;
     let mut values = vec![0.0; norm.rows * norm.cols];
     norm.tensor.dtype.widen(buffer, &mut values);
-    wide.clear();
-    wide.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    *wide = little_endian(&values);
     Ok(())
 }
 
-/// A ternary matrix and its tail in `layout`, in `packed`.
-fn pack_matrix(
-    tensors: &Tensors,
-    matrix: &Matrix<'_>,
-    layout: Layout,
-    workers: usize,
-    buffer: &mut Vec<u8>,
-    packed: &mut Vec<u8>,
-) -> Result<(), PackError> {
-    let (rows, cols) = matrix.shape();
-    let weights = matrix.read(tensors, buffer)?;
-    // Found to fit when the header was made.
-    let bytes = layout.bytes(rows, cols).unwrap_or(0);
-    packed.clear();
-    packed.resize(bytes, 0);
-    pack_rows(layout, (rows, cols), workers, packed, &|row, trits: &mut [i8]| weights.row(row, trits));
-    // Writing to memory cannot fail.
-    let _ = packed.write_all(&weights.scale.to_le_bytes());
-    packed.resize(bytes + PACKED_TAIL_BYTES, 0);
-    Ok(())
+/// The bytes of `values`.
+pub(super) fn little_endian(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use tern_runtime::gguf::{Header, TensorType};
+use tern_runtime::model::loading::scales_name;
 
-use super::config::Shape;
+use super::config::{Convention, Shape};
 use super::matrix::Matrix;
 use super::shard::Tensor;
 use super::tensors::Tensors;
@@ -30,6 +31,10 @@ pub(super) enum Content<'a> {
     Norm(Dense<'a>),
     /// Ternary weights.
     Matrix(Matrix<'a>),
+    /// The scales of the matrix in front, which is in groups.
+    Scales(Matrix<'a>),
+    /// Numbers that config.json says or that follow from it.
+    Made(&'a [f32]),
 }
 
 /// A matrix or vector of floats.
@@ -109,6 +114,9 @@ impl Checkpoint {
         };
         let embedding = dense("model.embed_tokens.weight", &[vocab, hidden], &mut used)?;
         parts.push(Part { name: "token_embd.weight".into(), content: Content::Same(embedding) });
+        for (name, values) in self.shape.rope.tensors() {
+            parts.push(Part { name: name.into(), content: Content::Made(values) });
+        }
         for layer in 0..layers {
             let at = |name: &str| format!("model.layers.{layer}.{name}");
             let named = |name: &str| format!("blk.{layer}.{name}.weight");
@@ -141,16 +149,21 @@ impl Checkpoint {
                 let matrix = Matrix::find(tensors, &name, shape, convention, computes)?;
                 let turns = matches!(ours, "attn_q" | "attn_k") && self.shape.permuted;
                 let matrix = if turns { matrix.permuted(head_dim as usize) } else { matrix };
-                parts.push(Part { name: named(ours), content: Content::Matrix(matrix) });
+                let matrix = matrix.grouped(self.group);
+                let scales = scales_name(&named(ours)).filter(|_| self.group.is_some());
+                parts.push(Part { name: named(ours), content: Content::Matrix(matrix.clone()) });
+                if let Some(scales) = scales {
+                    parts.push(Part { name: scales.as_str().into(), content: Content::Scales(matrix) });
+                }
                 used.insert(format!("{name}.weight"));
-                if self.shape.convention != super::Convention::Online {
+                if matches!(convention, Convention::Packed | Convention::PackedInverse) {
                     used.insert(format!("{name}.weight_scale"));
                 }
             }
         }
         let norm = dense("model.norm.weight", &[hidden], &mut used)?;
         parts.push(Part { name: "output_norm.weight".into(), content: Content::Norm(norm) });
-        if self.shape.tied {
+        if self.tied()? {
             // A head that was stored beside the embedding it is tied to is not used by anybody.
             used.insert("lm_head.weight".into());
         } else {
@@ -175,6 +188,31 @@ impl Checkpoint {
         }
     }
 
+    /// Whether the embedding serves as head.
+    fn tied(&self) -> Result<bool, CheckpointError> {
+        match (self.shape.tied, self.tensors.get("lm_head.weight")) {
+            (Some(tied), _) => Ok(tied),
+            (None, None) => Ok(true),
+            (None, Some(_)) => Err(CheckpointError::Setting {
+                file: Shape::FILE,
+                key: "tie_word_embeddings".into(),
+                found: "nothing, and there is a tensor lm_head.weight".into(),
+                understood: "true or false: whether that tensor is used; add what its maker says",
+            }),
+        }
+    }
+
+    /// Its ternary matrices.
+    pub(super) fn matrices(&self) -> Result<Vec<Matrix<'_>>, CheckpointError> {
+        let parts = self.parts()?.into_iter();
+        Ok(parts
+            .filter_map(|part| match part.content {
+                Content::Matrix(matrix) => Some(matrix),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// The head: its own, or the embedding where that serves as one.
     pub(super) fn head<'p>(parts: &[Part<'p>]) -> Option<Dense<'p>> {
         let dense = |name: &str| {
@@ -193,9 +231,13 @@ impl Part<'_> {
         let (ty, dims) = match &self.content {
             Content::Same(dense) => (dense.ty(), vec![dense.cols as u64, dense.rows as u64]),
             Content::Norm(norm) => (TensorType::F32, vec![norm.cols as u64]),
+            Content::Made(values) => (TensorType::F32, vec![values.len() as u64]),
             Content::Matrix(matrix) => {
                 let (rows, cols) = matrix.shape();
                 (ternary, vec![cols as u64, rows as u64])
+            }
+            Content::Scales(matrix) => {
+                (TensorType::F16, vec![matrix.shape().0 as u64, matrix.scales() as u64])
             }
         };
         header.tensor(&self.name, ty, &dims).map(|_| ()).map_err(PackError::Write)

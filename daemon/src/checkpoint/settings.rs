@@ -28,6 +28,11 @@ pub(super) fn read(path: &Path, most_bytes: u64) -> Result<Option<Vec<u8>>, Chec
     Ok(Some(content))
 }
 
+/// A finite number above 0, in binary32 too.
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|number| (*number as f32).is_finite() && *number as f32 > 0.0)
+}
+
 /// One JSON object.
 #[derive(Debug)]
 pub(super) struct Settings {
@@ -44,6 +49,13 @@ impl Settings {
         };
         let map = serde_json::from_slice(&bytes).map_err(|error| CheckpointError::Json { path, error })?;
         Ok((Settings { file, map }, bytes))
+    }
+
+    /// The object `value` as if `file` held it.
+    #[cfg(test)]
+    pub fn of(file: &'static str, value: Value) -> Self {
+        let Value::Object(map) = value else { panic!("{value} is no object") };
+        Settings { file, map }
     }
 
     /// The value of a key; null is none.
@@ -81,10 +93,31 @@ impl Settings {
 
     /// A finite number above 0, if the key is there.
     pub fn positive(&self, key: &str) -> Result<Option<f32>, CheckpointError> {
+        Ok(self.positive_f64(key)?.map(|number| number as f32))
+    }
+
+    /// The same as the file has it, to be computed with; it is one above 0 in binary32, too.
+    pub fn positive_f64(&self, key: &str) -> Result<Option<f64>, CheckpointError> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        let number = value.as_f64().map(|number| number as f32);
-        let number = number.filter(|number| number.is_finite() && *number > 0.0);
-        number.map(Some).ok_or_else(|| self.refused(key, "a number above 0"))
+        number(value).map(Some).ok_or_else(|| self.refused(key, "a number above 0"))
+    }
+
+    /// So many finite numbers above 0.
+    pub fn positives(
+        &self,
+        key: &str,
+        count: usize,
+        understood: &'static str,
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let list = self.value(key).and_then(Value::as_array).filter(|list| list.len() == count);
+        let numbers =
+            list.and_then(|list| list.iter().map(|value| number(value).map(|n| n as f32)).collect());
+        numbers.ok_or_else(|| self.refused(key, understood))
+    }
+
+    /// Whether any of its keys holds an object.
+    pub fn has_objects(&self) -> bool {
+        self.map.values().any(Value::is_object)
     }
 
     /// A text, if the key is there.

@@ -1,11 +1,11 @@
 //! Comparing a packed file with the checkpoint it was made of, weight by weight.
 
-use tern_kernels::{Layout, pack};
 use tern_runtime::gguf::{Gguf, TensorInfo};
+use tern_runtime::model::Rows;
 
 use super::Checkpoint;
 use super::matrix::Matrix;
-use super::pack::{copy, head_of, widened};
+use super::pack::{copy, head_of, little_endian, widened};
 use super::parts::{Content, Part};
 use super::tensors::Tensors;
 use crate::packing::head::{Plane, Source};
@@ -42,8 +42,16 @@ impl Checkpoint {
             match &part.content {
                 Content::Matrix(matrix) => {
                     verified.weights +=
-                        compare_matrix(&self.tensors, matrix, &part.name, &info, &mut buffer)?;
+                        compare_matrix(&self.tensors, matrix, &part.name, (found, &info), &mut buffer)?;
                     verified.matrices += 1;
+                }
+                // Compared with their matrix.
+                Content::Scales(_) => {}
+                Content::Made(values) => {
+                    if !has_shape(part, &info) || data != little_endian(values) {
+                        return Err(differs());
+                    }
+                    verified.tensors += 1;
                 }
                 Content::Norm(norm) => {
                     widened(norm, &mut buffer, &mut wide).map_err(unreadable)?;
@@ -104,6 +112,8 @@ fn has_shape(part: &Part<'_>, info: &TensorInfo<'_>) -> bool {
     match &part.content {
         Content::Same(dense) => info.dims() == [dense.cols as u64, dense.rows as u64],
         Content::Norm(norm) => info.dims() == [norm.cols as u64],
+        Content::Made(values) => info.dims() == [values.len() as u64],
+        Content::Scales(matrix) => info.dims() == [matrix.shape().0 as u64, matrix.scales() as u64],
         Content::Matrix(matrix) => {
             let (rows, cols) = matrix.shape();
             info.dims() == [cols as u64, rows as u64]
@@ -111,38 +121,38 @@ fn has_shape(part: &Part<'_>, info: &TensorInfo<'_>) -> bool {
     }
 }
 
-/// Takes the weights of `info` out of their layout one by one and compares them with the checkpoint's; their number.
+/// Takes the weights of a tensor of `gguf` out of their layout row by row and compares them and their scales with the
+/// checkpoint's; their number.
 fn compare_matrix(
     tensors: &Tensors,
     matrix: &Matrix<'_>,
     name: &str,
-    info: &TensorInfo<'_>,
+    (gguf, info): (&Gguf<'_>, &TensorInfo<'_>),
     buffer: &mut Vec<u8>,
 ) -> Result<u64, Difference> {
     let (rows, cols) = matrix.shape();
     let unreadable = |error: PackError| Difference::Unreadable(error);
-    let differs = || Difference::Tensor(name.to_owned());
-    let layout: Layout = info.ty().layout().ok_or_else(differs)?;
-    if info.dims() != [cols as u64, rows as u64] {
-        return Err(differs());
+    if info.ty().layout().is_none() || info.dims() != [cols as u64, rows as u64] {
+        return Err(Difference::Tensor(name.to_owned()));
     }
     let weights = matrix.read(tensors, buffer).map_err(|error| unreadable(error.into()))?;
-    let data = info.data().map_err(|error| unreadable(error.into()))?;
-    let (codes, tail) =
-        data.split_at_checked(layout.bytes(rows, cols).ok_or_else(differs)?).ok_or_else(differs)?;
-    if !tail.starts_with(&weights.scale.to_le_bytes()) {
-        return Err(Difference::Scale(name.to_owned()));
+    let packed = Rows::new(gguf, info, matrix.group()).map_err(|error| unreadable(error.into()))?;
+    let scale_differs = || Difference::Scale(name.to_owned());
+    let one = packed.one_scale().map_err(|_| scale_differs())?;
+    if one.is_some_and(|scale| scale.to_bits() != weights.scale.to_bits()) {
+        return Err(scale_differs());
     }
-    let mut trits = vec![0i8; cols];
-    let mut found = vec![0i8; cols];
+    let (mut trits, mut found) = (vec![0i8; cols], vec![0i8; cols]);
+    let (mut scales, mut found_scales) = (vec![0f32; matrix.scales()], vec![0f32; matrix.scales()]);
     for row in 0..rows {
-        weights.row(row, &mut trits);
-        // A panel at a time: rows of one lie together.
-        for (col, trit) in found.iter_mut().enumerate() {
-            *trit = pack::weight_at(layout, codes, cols, row, col);
-        }
+        weights.row(row, &mut trits, &mut scales).map_err(|error| unreadable(error.into()))?;
+        packed.read(row, &mut found, &mut found_scales).map_err(|error| unreadable(error.into()))?;
         if let Some(col) = trits.iter().zip(&found).position(|(a, b)| a != b) {
             return Err(Difference::Weight { tensor: name.to_owned(), row, col });
+        }
+        // In groups; the one scale of a matrix is compared above.
+        if one.is_none() && scales.iter().zip(&found_scales).any(|(a, b)| a.to_bits() != b.to_bits()) {
+            return Err(scale_differs());
         }
     }
     Ok((rows * cols) as u64)

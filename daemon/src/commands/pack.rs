@@ -14,7 +14,7 @@ use tern_runtime::model::Config;
 use crate::checkpoint::Checkpoint;
 use crate::error::{CommandError, Exit};
 use crate::figures;
-use crate::model::{EngineChoice, Host, Need, OpenError, parse_threads, reading};
+use crate::model::{EngineChoice, Host, Need, OpenError, check_directory, parse_threads, reading};
 use crate::output::{print, print_json};
 use crate::packing::verify::{Verified, verify};
 use crate::packing::{PackError, Recipe, source_note};
@@ -66,9 +66,11 @@ fn parse_layout(name: &str) -> Result<Layout, String> {
 /// If the model cannot be run, the file not be written, or a weight differs.
 pub fn run(args: &PackArgs) -> Result<(), CommandError> {
     if args.model.is_dir() {
+        let choice = EngineChoice { i2s_blocks: args.i2s_blocks, ..EngineChoice::default() };
+        check_directory(&args.model, &choice)?;
         let checkpoint = Checkpoint::open(&args.model).map_err(|error| unpackable(args, &error.into()))?;
-        let config = checkpoint.runtime_config().map_err(|error| unpackable(args, &error))?;
-        return make(args, Load::from(&config), Source::Checkpoint(&checkpoint));
+        let load = checkpoint.load().map_err(|error| unpackable(args, &error))?;
+        return make(args, load, Source::Checkpoint(&checkpoint));
     }
     let model = &args.model;
     let map = MappedFile::open(model).map_err(OpenError::File)?;

@@ -11,10 +11,9 @@ use tern_runtime::head::HeadKind;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{CommandError, Exit};
-use crate::model::{EngineChoice, Need, OpenError};
+use crate::model::{EngineChoice, Need, OpenError, check_directory};
 use crate::packing::{PackError, Recipe};
 use crate::replace::cannot_write;
-use crate::tune::Load;
 
 /// What a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,11 +49,12 @@ impl Outline {
     /// # Errors
     /// If it is none that can be packed, or there is no place for temporary files.
     pub fn new(folder: &Path, choice: &EngineChoice) -> Result<Self, CommandError> {
+        check_directory(folder, choice)?;
         let unusable =
             |error: PackError| OpenError::Packed { path: folder.to_owned(), error: Box::new(error) };
         let checkpoint = Checkpoint::open(folder).map_err(|error| unusable(error.into()))?;
-        let config = checkpoint.runtime_config().map_err(unusable)?;
-        let host = choice.host(Need { layout: None, load: Some(Load::from(&config)), may_try: false })?;
+        let load = checkpoint.load().map_err(unusable)?;
+        let host = choice.host(Need { layout: None, load: Some(load), may_try: false })?;
         let recipe = Recipe { layout: host.set.layout, int8_head: choice.head != Some(HeadKind::File) };
         let header = checkpoint.header(&recipe).map_err(unusable)?;
         let temporary =

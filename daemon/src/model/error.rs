@@ -54,6 +54,13 @@ pub enum OpenError {
         /// Why.
         error: Box<PackError>,
     },
+    /// An option that makes no sense of a directory, which can only be used packed.
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The option.
+        option: &'static str,
+    },
     /// It can only be used packed, and that failed.
     Unpacked {
         /// The directory.
@@ -117,7 +124,8 @@ impl OpenError {
             OpenError::Model { .. } | OpenError::Packed { .. } => Exit::NoInput,
             OpenError::Tiles { .. } | OpenError::Blocks { .. } => Exit::NoInput,
             OpenError::Unpacked { .. } => Exit::CannotCreate,
-            OpenError::Kernels { .. }
+            OpenError::Directory { .. }
+            | OpenError::Kernels { .. }
             | OpenError::Select(_)
             | OpenError::Knob(_)
             | OpenError::Threads { .. } => Exit::BadInput,
@@ -160,6 +168,12 @@ impl fmt::Display for OpenError {
                 path.display()
             ),
             OpenError::Packed { path, error } => write!(f, "cannot use '{}': {error}", path.display()),
+            OpenError::Directory { path, option } => write!(
+                f,
+                "'{}' is a directory, which is packed once before it is used and has no I2_S blocks: {option} is for GGUF \
+                 files; leave it out, or pack the directory with tern pack and give the file",
+                path.display()
+            ),
             OpenError::Unpacked { path, why } => write!(
                 f,
                 "'{}' is a directory, which is packed before it is used, and that failed: {why}",

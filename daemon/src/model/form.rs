@@ -69,16 +69,49 @@ pub fn open(path: &Path, choice: &EngineChoice) -> Result<(MappedFile, Form, Hos
     open_with(path, choice, folder, SMALL_BYTES)
 }
 
+/// What a start with `path` asks of this machine, and the layout that its weights then stay in.
+///
+/// # Errors
+/// If it is no model, or the choice makes no sense of it.
+pub fn asked(path: &Path, choice: &EngineChoice) -> Result<(Load, Option<Layout>), OpenError> {
+    if path.is_dir() {
+        check_directory(path, choice)?;
+        let load = Checkpoint::open(path).map_err(PackError::from).and_then(|checkpoint| checkpoint.load());
+        let unusable = |error| OpenError::Packed { path: path.to_owned(), error: Box::new(error) };
+        return Ok((load.map_err(unusable)?, None));
+    }
+    let map = MappedFile::open(path).map_err(OpenError::File)?;
+    let unusable = |error| OpenError::Model { path: path.to_owned(), error };
+    let (gguf, _) = reading::parse(path, map.bytes(), choice.i2s_blocks)?;
+    let load = Config::read(&gguf).and_then(|config| Load::of(&gguf, &config)).map_err(unusable)?;
+    // The weights of a packed file stay as they are.
+    Ok((load, file_layout(&gguf).filter(|_| choice.no_pack || matches!(packed(&gguf), Ok(Some(_))))))
+}
+
+/// Refuses what only a file can be used with.
+///
+/// # Errors
+/// If `choice` asks for it.
+pub fn check_directory(path: &Path, choice: &EngineChoice) -> Result<(), OpenError> {
+    let option = match choice {
+        EngineChoice { no_pack: true, .. } => "--no-pack (pack = false in a configuration)",
+        EngineChoice { i2s_blocks: Some(_), .. } => "--i2s-blocks",
+        _ => return Ok(()),
+    };
+    Err(OpenError::Directory { path: path.to_owned(), option })
+}
+
 /// Opens the checkpoint in the directory `path`, which is packed once into `folder`: there is no other way to use it.
 fn open_checkpoint(
     path: &Path,
     choice: &EngineChoice,
     folder: Option<PathBuf>,
 ) -> Result<(MappedFile, Form, Host), OpenError> {
+    check_directory(path, choice)?;
     let unusable = |error: PackError| OpenError::Packed { path: path.to_owned(), error: Box::new(error) };
     let checkpoint = Checkpoint::open(path).map_err(|error| unusable(error.into()))?;
-    let config = checkpoint.runtime_config().map_err(unusable)?;
-    let host = choice.host(Need { layout: None, load: Some(Load::from(&config)), may_try: true })?;
+    let load = checkpoint.load().map_err(unusable)?;
+    let host = choice.host(Need { layout: None, load: Some(load), may_try: true })?;
     let recipe = Recipe { layout: host.set.layout, int8_head: choice.head != Some(HeadKind::File) };
     let failed = |error: CommandError| OpenError::Unpacked { path: path.to_owned(), why: error.to_string() };
     let make = Making {

@@ -43,7 +43,7 @@ use relief::Wanted;
 
 pub use error::OpenError;
 pub use find::{MODEL_VARIABLE, default_model};
-pub use form::Form;
+pub use form::{Form, asked, check_directory};
 pub use host::{Host, Need, contenders, thread_numbers};
 
 /// More worker threads than this help no machine Tern is made for.

@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use tern_kernels::Layout;
 use tern_runtime::arena::{ALIGN, Arena};
 use tern_runtime::error::LoadError;
-use tern_runtime::gguf::{Gguf, Header, PACKED_KEY, PACKED_TAIL_BYTES, TensorInfo, TensorType, optional};
+use tern_runtime::gguf::{Gguf, Header, PACKED_KEY, TensorInfo, TensorType, optional};
 use tern_runtime::model::loading::{rows_bytes, scales_name};
 use tern_runtime::model::ternary::{GROUP_KEY, is_matrix, packed_bytes};
 use tern_runtime::model::{Config, Model, Rows, file_layout, grouping};
@@ -28,7 +28,7 @@ pub use error::PackError;
 pub use stream::Output;
 
 use head::{Plane, Source};
-use rows::pack_groups;
+use rows::PackedMatrix;
 
 /// Tensors start at multiples of this: the largest page of the boards Tern is made for (16 KiB on a Raspberry Pi 5).
 pub const ALIGNMENT_BYTES: u32 = 16 << 10;
@@ -115,7 +115,7 @@ impl Recipe {
                 continue;
             }
             let (rows, scales) = (Rows::new(gguf, &info, group)?, scales_name(info.name()));
-            self.bytes(&rows, info.name())?;
+            self.check_room(info.name(), rows.shape(), group)?;
             let content = Content::Matrix(rows);
             parts.push(Part { name, ty: TensorType::Packed(self.layout), dims, content });
             // A packed source has them beside its matrices already.
@@ -179,19 +179,19 @@ impl Recipe {
         check(gguf)?;
         let parts = self.parts(gguf, workers)?;
         let header = self.header(gguf, source, &parts)?;
-        let mut matrix = Matrix::default();
+        let mut matrix = PackedMatrix::default();
         stream::stream(header, parts.len(), out, wrote, |index, put| match &parts[index].content {
             Content::Same(info) => put(info.data()?),
             Content::Matrix(rows) => {
-                matrix.pack(rows, self.bytes(rows, &parts[index].name)?, self.layout, workers)?;
+                self.pack(&mut matrix, rows, workers)?;
                 put(&matrix.bytes)
             }
             Content::Scales(rows) => {
                 // An attempt that goes on here has not packed the matrix in front.
-                if matrix.scales.is_empty() {
-                    matrix.pack(rows, self.bytes(rows, &parts[index].name)?, self.layout, workers)?;
+                if matrix.scale_bytes().is_none() {
+                    self.pack(&mut matrix, rows, workers)?;
                 }
-                put(&matrix.scale_bytes())
+                put(&matrix.scale_bytes().unwrap_or_default())
             }
             Content::Head(source, plane) => source.fill(*plane, put),
         })
@@ -206,56 +206,29 @@ impl Recipe {
         Ok(stream::identity(&self.header(gguf, source, &self.parts(gguf, 1)?)?))
     }
 
-    /// Bytes of the codes of a matrix in this layout.
-    fn bytes(&self, rows: &Rows<'_>, tensor: &str) -> Result<usize, PackError> {
-        let (layout, (height, cols)) = (self.layout, rows.shape());
-        match (packed_bytes(layout, height, cols, rows.group()), rows.group()) {
-            (Ok(bytes), _) => Ok(bytes),
-            (Err(_), None) => Err(PackError::Shape { tensor: tensor.to_owned(), rows: height, cols, layout }),
+    /// Packs a matrix that [`check_room`](Self::check_room) has found to fit.
+    fn pack(&self, matrix: &mut PackedMatrix, rows: &Rows<'_>, workers: usize) -> Result<(), PackError> {
+        let scale = rows.one_scale()?.unwrap_or(1.0);
+        let read = |row, trits: &mut [i8], scales: &mut [f32]| rows.read(row, trits, scales);
+        Ok(matrix.pack((self.layout, workers), rows.shape(), rows.group(), scale, &read)?)
+    }
+
+    /// Whether this layout has room for the matrix `tensor` of this shape, in groups of `group` columns if there are groups.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn check_room(
+        &self,
+        tensor: &str,
+        (rows, cols): (usize, usize),
+        group: Option<usize>,
+    ) -> Result<(), PackError> {
+        let layout = self.layout;
+        match (packed_bytes(layout, rows, cols, group), group) {
+            (Ok(_), _) => Ok(()),
+            (Err(_), None) => Err(PackError::Shape { tensor: tensor.to_owned(), rows, cols, layout }),
             (Err(error), Some(_)) => Err(error.into()),
         }
-    }
-}
-
-/// One matrix as a packed file has it.
-#[derive(Default)]
-struct Matrix {
-    /// Codes and what stands behind them.
-    bytes: Vec<u8>,
-    /// `[groups, rows]` as binary16 bits, where it is in groups.
-    scales: Vec<u16>,
-}
-
-impl Matrix {
-    /// Takes `rows`, whose codes are `bytes` in `layout`, in place of the matrix before.
-    fn pack(
-        &mut self,
-        rows: &Rows<'_>,
-        bytes: usize,
-        layout: Layout,
-        workers: usize,
-    ) -> Result<(), PackError> {
-        let (height, cols) = rows.shape();
-        self.bytes.clear();
-        self.bytes.resize(bytes + PACKED_TAIL_BYTES, 0);
-        self.scales.clear();
-        self.scales.resize(if rows.group().is_some() { height * rows.scales() } else { 0 }, 0);
-        let (packed, tail) = self.bytes.split_at_mut(bytes);
-        let scale = rows.one_scale()?.unwrap_or(1.0);
-        tail[..4].copy_from_slice(&scale.to_le_bytes());
-        pack_groups(
-            layout,
-            (height, cols),
-            rows.group(),
-            workers,
-            (packed, &mut self.scales),
-            &|row, trits: &mut [i8], scales: &mut [f32]| rows.read(row, trits, scales),
-        )?;
-        Ok(())
-    }
-
-    fn scale_bytes(&self) -> Vec<u8> {
-        self.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect()
     }
 }
 

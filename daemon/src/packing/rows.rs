@@ -1,29 +1,57 @@
 //! A ternary matrix that is made row by row, packed a few rows at a time: what is in memory of it beside the result are
 //! some rows a thread.
 
-use std::convert::Infallible;
 use std::thread;
 
 use tern_kernels::half::f32_to_f16;
 use tern_kernels::{Layout, pack};
+use tern_runtime::gguf::PACKED_TAIL_BYTES;
 
-/// Packs the matrix `[rows, cols]` into `packed`, `layout.bytes(rows, cols)` long, with `workers` threads. `row(r, trits)`
-/// writes row `r`, each weight -1, 0 or +1; every row is asked for once.
-///
-/// # Panics
-/// If `packed` has another length.
-pub fn pack_rows(
-    layout: Layout,
-    shape: (usize, usize),
-    workers: usize,
-    packed: &mut [u8],
-    row: &(impl Fn(usize, &mut [i8]) + Sync),
-) {
-    let every = |at: usize, trits: &mut [i8], _: &mut [f32]| {
-        row(at, trits);
-        Ok::<(), Infallible>(())
-    };
-    let Ok(()) = pack_groups(layout, shape, None, workers, (packed, &mut []), &every);
+/// One matrix as a packed file has it; its memory serves for the next one, too.
+#[derive(Default)]
+pub struct PackedMatrix {
+    /// Codes and what stands behind them.
+    pub bytes: Vec<u8>,
+    /// `[groups, rows]` as binary16 bits, where it is in groups.
+    scales: Vec<u16>,
+}
+
+impl PackedMatrix {
+    /// Takes the matrix `[rows, cols]` in place of the one before, as [`pack_groups`]; `scale` is that of the whole matrix,
+    /// 1 in groups.
+    ///
+    /// # Errors
+    /// Those of `row`.
+    ///
+    /// # Panics
+    /// If the layout has no room for such a matrix.
+    pub fn pack<E: Send>(
+        &mut self,
+        (layout, workers): (Layout, usize),
+        (rows, cols): (usize, usize),
+        group: Option<usize>,
+        scale: f32,
+        row: &(impl Fn(usize, &mut [i8], &mut [f32]) -> Result<(), E> + Sync),
+    ) -> Result<(), E> {
+        let bytes = match group {
+            None => layout.bytes(rows, cols),
+            Some(group) => layout.grouped_bytes(rows, cols, group),
+        };
+        let bytes = bytes.expect("a matrix that was found to fit the layout");
+        self.bytes.clear();
+        self.bytes.resize(bytes + PACKED_TAIL_BYTES, 0);
+        self.scales.clear();
+        self.scales.resize(group.map_or(0, |group| rows * (cols / group)), 0);
+        let (packed, tail) = self.bytes.split_at_mut(bytes);
+        tail[..4].copy_from_slice(&scale.to_le_bytes());
+        pack_groups(layout, (rows, cols), group, workers, (packed, &mut self.scales), row)
+    }
+
+    /// The bytes of its scales, if it is in groups and has been packed.
+    pub fn scale_bytes(&self) -> Option<Vec<u8>> {
+        let bytes = || self.scales.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        (!self.scales.is_empty()).then(bytes)
+    }
 }
 
 /// What one thread writes: its rows of every group.
@@ -33,9 +61,11 @@ struct Part<'p> {
     scales: Vec<&'p mut [u16]>,
 }
 
-/// As [`pack_rows`], of a matrix whose rows have a scale for each `group` columns, where there is a group: `row(r, trits,
-/// scales)` writes the scales of row `r` too, each a number of binary16. They go to `scales: [groups, rows]`, and `packed` is
-/// `layout.grouped_bytes(rows, cols, group)` long. Without a group a row has one scale, which goes nowhere.
+/// Packs the matrix `[rows, cols]` into `packed`, `layout.bytes(rows, cols)` long, with `workers` threads. `row(r, trits,
+/// scales)` writes row `r`, each weight -1, 0 or +1, and its scales; every row is asked for once.
+///
+/// In groups of `group` columns a row has a scale for each, a number of binary16. They go to `scales: [groups, rows]`, and
+/// `packed` is `layout.grouped_bytes(rows, cols, group)` long. Without a group a row has one scale, which goes nowhere.
 ///
 /// # Errors
 /// Those of `row`: the first of the first thread that has one.
@@ -117,9 +147,12 @@ mod tests {
                 let bytes = layout.bytes(rows, 128).expect("it fits");
                 let (mut whole, mut by_rows) = (vec![0; bytes], vec![9; bytes]);
                 pack::pack_with(layout, rows, 128, &mut whole, weight);
-                pack_rows(layout, (rows, 128), workers, &mut by_rows, &|row, trits: &mut [i8]| {
+                let row = |row: usize, trits: &mut [i8], _: &mut [f32]| {
                     trits.iter_mut().enumerate().for_each(|(col, trit)| *trit = weight(row, col));
-                });
+                    Ok::<(), ()>(())
+                };
+                pack_groups(layout, (rows, 128), None, workers, (&mut by_rows, &mut []), &row)
+                    .expect("no row fails");
                 assert_eq!(by_rows, whole, "{} {rows} rows, {workers} workers", layout.name());
             }
         }
