@@ -142,6 +142,16 @@ fn a_directory_is_used_like_a_file() {
     assert_eq!((&found["supported"], &found["shape"]["layers"]), (&json!(true), &json!(1)), "{found:#}");
     assert_eq!(found["checkpoint"]["dtypes"]["BF16"], 13, "{found:#}");
     assert!(found["boards"].as_array().is_some_and(|boards| !boards.is_empty()));
+    // Its shape is enough to find what is fastest, and what was found is for the directory's next start.
+    let found: Value =
+        serde_json::from_str(&run_with(&["tune", text(&model), "--json"]).stdout).expect("JSON");
+    assert!(found["best"]["threads"].as_u64() > Some(0), "{found:#}");
+    assert_eq!(found["kept_in"], json!(state.join("tuning.json")), "{found:#}");
+    for option in [&["--no-pack"][..], &["--i2s-blocks", "128"]] {
+        let arguments = ["run", "--model", text(&model)].into_iter().chain(option.iter().copied());
+        let ended = ends(64, arguments.chain(["the pump is"]));
+        assert!(ended.stderr.contains(option[0]) && ended.stderr.contains("tern pack"), "{ended:?}");
+    }
     // No place for the copy: said, not worked around.
     let mut command = tern(arguments);
     command.env("STATE_DIRECTORY", out);

@@ -6,21 +6,17 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use tern_boards::{Board, Cpu, Knobs, Root, recommended_threads};
-use tern_runtime::gguf::Gguf;
-use tern_runtime::map::MappedFile;
-use tern_runtime::model::{Config, file_layout};
 
 use crate::bandwidth::last_level_cache_bytes;
 use crate::error::{CommandError, Exit};
 use crate::figures;
-use crate::model::{OpenError, contenders, default_model, thread_numbers};
+use crate::model::{EngineChoice, OpenError, asked, contenders, default_model, thread_numbers};
 use crate::output::{print, print_json};
-use crate::packing::packed;
 use crate::progress::Progress;
 use crate::state;
 use crate::table::{Align, Table};
 use crate::tune::saved::{Answer, FILE, Question, keep};
-use crate::tune::{Load, best, try_all};
+use crate::tune::{best, try_all};
 
 /// Tries which kernels and how many threads are fastest for a model, shows all of it and keeps the best
 ///
@@ -28,7 +24,7 @@ use crate::tune::{Load, best, try_all};
 /// much layouts differ. Only the ternary products are timed, on random weights.
 #[derive(Args, Debug)]
 pub struct TuneArgs {
-    /// Model file (GGUF); without it $TERN_MODEL, else the bundled model
+    /// Model file (GGUF) or directory (Hugging Face), which is not packed for this; without it $TERN_MODEL, else the bundled model
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Print JSON
@@ -45,12 +41,8 @@ pub fn run(args: &TuneArgs) -> Result<(), CommandError> {
         Some(path) => path.clone(),
         None => default_model()?,
     };
-    let map = MappedFile::open(&path).map_err(OpenError::File)?;
-    let unusable = |error| OpenError::Model { path: path.clone(), error };
-    let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
-    let load = Config::read(&gguf).and_then(|config| Load::of(&gguf, &config)).map_err(unusable)?;
-    // The weights of a packed file stay as they are.
-    let layout = file_layout(&gguf).filter(|_| matches!(packed(&gguf), Ok(Some(_))));
+    // The weights of a directory are packed for whatever is found here.
+    let (load, layout) = asked(&path, &EngineChoice::default())?;
     let root = Root::new("/");
     let cpu = Cpu::detect(&root);
     let (board, _) = Board::detect(&root, cpu.arch);

@@ -7,24 +7,19 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tern_boards::energy::Method;
 use tern_boards::{Cpu, Root};
-use tern_runtime::gguf::Gguf;
-use tern_runtime::map::MappedFile;
-use tern_runtime::model::{Config, file_layout};
 
 use super::{configuration, interrupt, steady_meters};
 use crate::calibration::plan::spread;
 use crate::clocks::Clocks;
 use crate::error::{CommandError, Exit};
-use crate::model::{ModelChoice, OpenError, thread_numbers, with_engine};
+use crate::model::{EngineChoice, ModelChoice, asked, thread_numbers, with_engine};
 use crate::output::print;
-use crate::packing::packed;
 use crate::progress::Progress;
 use crate::state;
 use crate::sweep::compare::recommended;
 use crate::sweep::live::{Amount, Live};
 use crate::sweep::run::{SweepError, Swept, can_rank, sweep};
 use crate::sweep::{Measured, Setting, report};
-use crate::tune::Load;
 use crate::tune::saved::{self, Answer, Question};
 
 /// Finds the threads and the clock with the fewest joules a token, by measurement
@@ -138,7 +133,7 @@ fn kept(args: &SweepArgs, path: &Path, cpu: &Cpu, swept: &Swept, kernels: &str) 
             let message = "not kept: there is no state directory, set STATE_DIRECTORY or HOME";
             CommandError::new(Exit::CannotCreate, message)
         })?;
-        let question = question(path, args.model.engine.no_pack, cpu)?;
+        let question = question(path, &args.model.engine, cpu)?;
         saved::keep(&folder, answer(question, chosen, kernels));
         page +=
             &format!("kept in {}; `tern tune` finds the fastest again\n", folder.join(saved::FILE).display());
@@ -156,13 +151,8 @@ fn kept(args: &SweepArgs, path: &Path, cpu: &Cpu, swept: &Swept, kernels: &str) 
 }
 
 /// What a start with this model asks.
-fn question(path: &Path, no_pack: bool, cpu: &Cpu) -> Result<Question, CommandError> {
-    let map = MappedFile::open(path).map_err(OpenError::File)?;
-    let path = PathBuf::from(path);
-    let unusable = |error| OpenError::Model { path: path.clone(), error };
-    let gguf = Gguf::parse(map.bytes()).map_err(unusable)?;
-    let load = Config::read(&gguf).and_then(|config| Load::of(&gguf, &config)).map_err(unusable)?;
-    let layout = file_layout(&gguf).filter(|_| no_pack || matches!(packed(&gguf), Ok(Some(_))));
+fn question(path: &Path, choice: &EngineChoice, cpu: &Cpu) -> Result<Question, CommandError> {
+    let (load, layout) = asked(path, choice)?;
     let allowed = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     Ok(Question::new(load, cpu, allowed, layout, None))
 }
