@@ -1,18 +1,25 @@
-"""Soft labels: what a logistic regression that never saw a message thinks of it.
+"""Soft labels: what simpler models that never saw a driver's messages think of them.
 
-Folder and macro are noisy labels: "failed to enable clock" is in every folder. A model fitted to the messages of
-other drivers knows how uncertain a message is; its probabilities beside the label teach a small model faster, and
-not to be surer than the data allow.
+Folder and macro are noisy labels: "failed to enable clock" is in every folder. Models fitted to the messages of other
+drivers know how uncertain a message is; their probabilities beside the label teach a small model faster, and not to be
+surer than the data allow.
 """
 
 import numpy as np
 
-from baselines import CHARACTERS, WORDS, Regression, rows_of
+from baselines import CHARACTERS, WORDS, FastText, Regression, rows_of
 from held_out import hash_of
 
 FOLDS = 3
 REGRESSION = dict(CHARACTERS, max_features=60_000, ngram_range=(3, 5))
-LABEL_WEIGHT = 0.5  # of the source's own label, beside the teacher's opinion
+LABEL_WEIGHT = 0.5  # of the source's own label, beside the teachers' opinion
+
+
+def opinion(rows, texts):
+    """The labels, and the mean of the two teachers' probabilities [texts, labels]."""
+    teachers = [Regression(WORDS, REGRESSION, iterations=25).fit(rows), FastText().fit(rows)]
+    shares = [teacher.shares(texts) for teacher in teachers]
+    return sorted({label for _, label in rows}), sum(one / one.sum(1, keepdims=True) for one in shares) / len(shares)
 
 
 def add_shares(logs, label):
@@ -22,11 +29,10 @@ def add_shares(logs, label):
     folds = np.array([hash_of(log["driver"]) // 7 % FOLDS for log in labelled])
     for fold in range(FOLDS):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        teacher = Regression(WORDS, REGRESSION, iterations=25).fit([rows[index] for index in outside])
-        shares = teacher.shares([rows[index][0] for index in inside])
-        right = (np.array(teacher.labels)[shares.argmax(1)] == [rows[index][1] for index in inside]).mean()
+        names, shares = opinion([rows[index] for index in outside], [rows[index][0] for index in inside])
+        right = (np.array(names)[shares.argmax(1)] == [rows[index][1] for index in inside]).mean()
         print(f"{label}: fold {fold}, {len(outside)} rows, right on {right:.3f} of the others", flush=True)
         for index, row in zip(inside, shares):
-            mixed = {name: round(float(share) * (1 - LABEL_WEIGHT), 4) for name, share in zip(teacher.labels, row)}
+            mixed = {name: round(float(share) * (1 - LABEL_WEIGHT), 4) for name, share in zip(names, row)}
             mixed[rows[index][1]] += LABEL_WEIGHT
             labelled[index][f"{label}_shares"] = mixed
