@@ -6,11 +6,12 @@
 //! (`tests/oracles/directory.py`).
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tern::checkpoint::Checkpoint;
-use tern::packing::{PackError, Recipe};
+use tern::packing::{Output, PackError, Recipe};
 use tern_kernels::Layout;
 use tern_kernels::half::f32_to_f16;
 use tern_runtime::activations::Activations;
@@ -160,6 +161,44 @@ fn packed(model: &Path, output: &Path) -> Option<usize> {
     assert!(verified.expect("the same").weights > 90_000);
     assert_eq!(grouping(&gguf).expect("what we write"), checkpoint.group());
     checkpoint.group()
+}
+
+/// An output of which an earlier attempt has written the first tensors.
+struct Rest {
+    done: usize,
+    bytes: Vec<u8>,
+}
+
+impl Write for Rest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for Rest {
+    fn tensors_done(&self) -> usize {
+        self.done
+    }
+}
+
+#[test]
+fn a_run_is_gone_on_with_from_any_tensor_scales_among_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = Oracle::of_groups("bonsai").directory(folder.path(), "bonsai");
+    let checkpoint = Checkpoint::open(&model).expect("as it was written");
+    let recipe = Recipe { layout: Layout::T5R, int8_head: true };
+    let whole = checkpoint.pack(&recipe, 2, Vec::new(), |_| ()).expect("memory");
+    let header = checkpoint.header(&recipe).expect("it fits");
+    // An embedding, five norms, seven matrices with their scales, three planes of the head.
+    for done in 1..23 {
+        let rest = Rest { done, bytes: Vec::new() };
+        let rest = checkpoint.pack(&recipe, 1, rest, |_| ()).expect("memory").bytes;
+        assert!(whole[header.tensor_at_bytes(done) as usize..] == rest, "from tensor {done}");
+    }
 }
 
 /// Logits of `ids` by the model in `path`.
