@@ -17,7 +17,7 @@
 //! weights and compares all trits.
 //!
 //! Floats that are ternary already are taken as they are, with a scale for the matrix or for each row and group of columns
-//! ([`ternary`](super::ternary)).
+//! ([`ternary`]).
 //!
 //! GGUF files of `llama` have the rows of queries and keys in another order, so that the values which turn together are
 //! neighbours (`runtime/src/model/graph.rs`); row `2 j + p` of a head there is row `p * head_dim / 2 + j` here.
