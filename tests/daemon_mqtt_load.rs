@@ -18,7 +18,7 @@ fn a_long_queue_is_worked_off_in_little_memory_that_stays_flat() {
     let count = requests_of_load();
     let broker = Broker::start();
     // Answers are kept for those who ask again, up to this; it is reached early.
-    let more = "outbox_bytes = 262144\n";
+    let more = "outbox_bytes = 262144\n[model]\ncache_tokens = 2048\n";
     let daemon = start(&broker, "pi", more);
     let folder = daemon.kill();
     let mut me = asking(&broker);

@@ -19,7 +19,8 @@ use tern_runtime::sampler::Sampling;
 
 use crate::error::{CommandError, Exit};
 use crate::figures;
-use crate::model::{EngineChoice, ModelChoice, Need, with_engine};
+use crate::inspect::MadeFor;
+use crate::model::{EngineChoice, ModelChoice, Need, planned, with_engine};
 use crate::output::{print, print_json};
 use crate::progress::Progress;
 use crate::proof::{Proof, prove};
@@ -77,6 +78,8 @@ struct ModelFindings {
     name: String,
     load_ms: f64,
     memory_bytes: u64,
+    /// What the daemon would make its engine for here, and why.
+    served: MadeFor,
     repairs: Vec<String>,
     /// How it reads plain text.
     sanity: Sanity,
@@ -156,6 +159,7 @@ fn examine(args: &DoctorArgs) -> Result<Findings, CommandError> {
 /// how it does comes beside what was found.
 fn try_model(choice: &ModelChoice) -> Result<(ModelFindings, Option<String>), CommandError> {
     let path = choice.file()?;
+    let served = MadeFor::from(&planned(choice)?);
     // A short context costs little memory. What is wrong with a file is found again when it is opened.
     let context = MappedFile::open(&path).ok().and_then(|map| {
         let config = Config::read(&Gguf::parse(map.bytes()).ok()?).ok()?;
@@ -196,6 +200,7 @@ fn try_model(choice: &ModelChoice) -> Result<(ModelFindings, Option<String>), Co
             name: opened.title().to_owned(),
             load_ms: opened.load_time.as_secs_f64() * 1e3,
             memory_bytes: opened.plan.total_bytes() as u64 + opened.file_bytes,
+            served,
             repairs: opened.repairs.clone(),
             sanity,
         };
@@ -231,6 +236,8 @@ fn page(findings: &Findings) -> String {
     let pages = memory.page_bytes.map_or("unknown size".into(), |bytes| format!("{bytes} B"));
     let limit =
         memory.limit_bytes.map_or(String::new(), |bytes| format!(", limited to {}", figures::bytes(bytes)));
+    let left = memory.limit_left_bytes;
+    let limit = limit + &left.map_or(String::new(), |bytes| format!(" ({} left)", figures::bytes(bytes)));
     let (total, free) = (known(memory.total_bytes), known(memory.available_bytes));
     row("memory", format!("{total}, {free} free{limit}, pages of {pages}"));
     let board = &machine.board;
@@ -273,6 +280,9 @@ fn page(findings: &Findings) -> String {
         row("model", format!("{} ({})", cut(&model.name, 80), model.path.display()));
         row("", format!("loaded in {load}, needs {}, generates", figures::bytes(model.memory_bytes)));
         row("", model.sanity.line());
+        for (index, line) in model.served.lines.iter().enumerate() {
+            row(if index == 0 { "tern serve" } else { "" }, line.clone());
+        }
         for repair in &model.repairs {
             row("", repair.clone());
         }

@@ -210,6 +210,10 @@ fn memory_table(memory: &MemoryNeed) -> String {
         let verdict = if fits { "it fits" } else { "it does not fit" };
         let _ = writeln!(page, "  {} are free on this machine: {verdict}", figures::bytes(available));
     }
+    page += "Made for this memory\n";
+    for line in &memory.made_for.lines {
+        let _ = writeln!(page, "  {line}");
+    }
     page
 }
 
@@ -228,5 +232,9 @@ fn board_table(description: &Description) -> String {
         let bound = bound.map_or(String::new(), |rate| format!("{} tok/s", figures::three_digits(rate)));
         table.row([fit.title.clone(), sizes(&fit.fits_mib), sizes(&fit.too_small_mib), bound]);
     }
-    format!("\nBoards (bound: published read bandwidth of one core by bytes a token)\n{}", table.render())
+    let tokens = description.memory.as_ref().map_or(0, |memory| memory.context_tokens);
+    format!(
+        "\nBoards (fits: one request of {tokens} tokens; bound: published read bandwidth of one core by bytes a token)\n{}",
+        table.render()
+    )
 }

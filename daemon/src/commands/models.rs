@@ -63,8 +63,7 @@ pub fn run(args: &ModelsArgs) -> Result<(), CommandError> {
 fn free_bytes(board: &str) -> Result<(u64, String), CommandError> {
     if board.is_empty() {
         let memory = Memory::detect(&Root::new("/"));
-        let bytes = [memory.available_bytes, memory.limit_bytes].into_iter().flatten().min();
-        let bytes = bytes.ok_or_else(|| {
+        let bytes = memory.usable_bytes().ok_or_else(|| {
             CommandError::new(Exit::Failed, "this system does not say how much memory is free; name a board")
         })?;
         return Ok((bytes, "free on this machine".into()));

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::Gguf;
-use tern_runtime::model::file_layout;
-use tern_runtime::plan::{MemoryPlan, Options};
+use tern_runtime::model::{Config, file_layout};
+use tern_runtime::plan::MemoryPlan;
 
-use crate::model::{Host, kv_name, residence};
+use crate::model::{EngineChoice, Fit, Host, Why, kv_name, residence};
 
 /// The memory plan with the file beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +41,30 @@ pub struct MemoryNeed {
     pub available_bytes: Option<u64>,
     /// Whether that is enough.
     pub fits_here: Option<bool>,
+    /// What one request of this context takes, with what every token reads of the file.
+    pub one_request_bytes: Option<u64>,
+    /// Why the context, the tokens kept and the slots are what they are.
+    pub made_for: MadeFor,
+}
+
+/// Why an engine is made for so much.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MadeFor {
+    /// Of the context.
+    pub context: Why,
+    /// Of the tokens kept for all.
+    pub cache: Why,
+    /// Of the slots.
+    pub slots: Why,
+    /// The numbers and the same in words.
+    pub lines: Vec<String>,
+}
+
+impl From<&Fit> for MadeFor {
+    fn from(fit: &Fit) -> Self {
+        let Fit { context, cache, slots, .. } = *fit;
+        MadeFor { context, cache, slots, lines: fit.lines() }
+    }
 }
 
 /// One part of the arena.
@@ -64,11 +88,18 @@ pub struct MappedNeed {
 }
 
 impl MemoryNeed {
-    /// Plans for the model in `gguf` with `options` on `host`, and takes nothing.
+    /// Plans for the model in `gguf` with what `choice` says on `host`, and takes nothing.
     ///
     /// # Errors
     /// As [`MemoryPlan::new`].
-    pub fn new(gguf: &Gguf<'_>, options: Options, host: &Host) -> Result<MemoryNeed, LoadError> {
+    pub fn new(
+        gguf: &Gguf<'_>,
+        config: &Config,
+        choice: &EngineChoice,
+        host: &Host,
+    ) -> Result<MemoryNeed, LoadError> {
+        let fit = Fit::new(gguf, config, choice, host);
+        let options = fit.options;
         let plan = MemoryPlan::new(gguf, options, host.set, host.threads)?;
         let sections = plan.sections.iter();
         let arena_bytes = plan.total_bytes() as u64;
@@ -97,6 +128,8 @@ impl MemoryNeed {
             total_bytes,
             available_bytes: host.available_bytes,
             fits_here: host.available_bytes.map(|available_bytes| resident_bytes <= available_bytes),
+            one_request_bytes: fit.least_bytes,
+            made_for: MadeFor::from(&fit),
         })
     }
 }

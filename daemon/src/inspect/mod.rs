@@ -21,7 +21,7 @@ use crate::tune::Load;
 
 pub use boards::{BoardFit, RESERVED_BYTES, boards};
 pub use checkpoint::{CheckpointFacts, Outline};
-pub use memory::{MappedNeed, MemoryNeed, SectionNeed};
+pub use memory::{MadeFor, MappedNeed, MemoryNeed, SectionNeed};
 
 /// All that is known of a model file.
 #[derive(Clone, Debug, Serialize)]
@@ -195,9 +195,10 @@ impl Description {
                 description.shape = Some(config.into());
                 description.ternary_weights = Some(config.ternary_weights());
                 description.read_weights(gguf, config);
-                match MemoryNeed::new(gguf, choice.options(&config), &host) {
+                match MemoryNeed::new(gguf, &config, choice, &host) {
                     Ok(memory) => {
-                        description.boards = boards(memory.resident_bytes, description.bytes_per_token);
+                        let least_bytes = memory.one_request_bytes.unwrap_or(memory.resident_bytes);
+                        description.boards = boards(least_bytes, description.bytes_per_token);
                         description.memory = Some(memory);
                     }
                     Err(error) => description.note(error),

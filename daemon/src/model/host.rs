@@ -20,8 +20,7 @@ pub struct Host {
     pub set: &'static KernelSet,
     /// Worker threads, the calling one included.
     pub threads: usize,
-    /// Memory that this process could have, where the system says: what is free, or less where its control group is
-    /// limited.
+    /// Memory that this process could have, where the system says: what is free, or what its control group leaves.
     pub available_bytes: Option<u64>,
 }
 
@@ -81,8 +80,7 @@ impl EngineChoice {
             (None, None) => recommended_threads(&machine.knobs, &machine.cpu, &machine.board.profile),
         };
         let memory = Memory::detect(&root);
-        let available_bytes = [memory.available_bytes, memory.limit_bytes].into_iter().flatten().min();
-        Ok(Host { set, threads, available_bytes })
+        Ok(Host { set, threads, available_bytes: memory.usable_bytes() })
     }
 }
 

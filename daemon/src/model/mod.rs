@@ -14,6 +14,7 @@
 pub mod blocks;
 mod error;
 mod find;
+mod fitting;
 mod form;
 mod host;
 pub mod reading;
@@ -43,6 +44,7 @@ use relief::Wanted;
 
 pub use error::OpenError;
 pub use find::{MODEL_VARIABLE, default_model};
+pub use fitting::{Fit, Why};
 pub use form::{Form, asked, check_directory};
 pub use host::{Host, Need, contenders, thread_numbers};
 
@@ -69,13 +71,14 @@ pub struct EngineChoice {
     /// Kernel set by name (`tern doctor` lists them); without it the fastest
     #[arg(long, value_name = "NAME")]
     pub kernels: Option<String>,
-    /// Tokens of one request, prompt and answer together; without it the model's context, at most 2048
+    /// Tokens of one request, prompt and answer together; without it the model's context, at most 2048, or what fits the
+    /// memory
     #[arg(long = "context", value_name = "TOKENS")]
     pub context_tokens: Option<usize>,
-    /// Tokens whose keys and values are kept for all requests together; without it two contexts
+    /// Tokens whose keys and values are kept for all requests together; without it up to eight contexts, by the memory
     #[arg(long = "cache", value_name = "TOKENS")]
     pub cache_tokens: Option<usize>,
-    /// Requests that may run at once; without it 16
+    /// Requests that may run at once; without it 16, or what fits the memory
     #[arg(long, value_name = "N")]
     pub slots: Option<usize>,
     /// Tokens that go through the model together; without it 64
@@ -146,7 +149,8 @@ pub fn kv_name(kv: KvType) -> &'static str {
 }
 
 impl EngineChoice {
-    /// The engine's options for a model with this `config`; ranges are checked by [`MemoryPlan::new`].
+    /// The engine's options for a model with this `config` where memory is no matter (see [`Fit`]); ranges are checked by
+    /// [`MemoryPlan::new`].
     pub fn options(&self, config: &Config) -> Options {
         let mut options = Options::for_model(config);
         if let Some(context_tokens) = self.context_tokens {
@@ -233,12 +237,14 @@ pub fn with_engine<R>(
     let (map, form, host) = form::open(&path, &choice.engine)?;
     let (gguf, _) = reading::parse(&path, map.bytes(), choice.engine.i2s_blocks)?;
     let config = Config::read(&gguf).map_err(unusable)?;
-    let plan = MemoryPlan::new(&gguf, choice.engine.options(&config), host.set, host.threads);
-    let plan = plan.map_err(unusable)?;
+    let fit = Fit::new(&gguf, &config, &choice.engine, &host);
+    let plan = MemoryPlan::new(&gguf, fit.options, host.set, host.threads).map_err(unusable)?;
     let moved = matches!(form, Form::Moved { .. });
     let parts = residence::parts(&gguf, plan.options.head, moved);
-    let wanted = Wanted { gguf: &gguf, options: plan.options, set: host.set, threads: host.threads, moved };
+    let wanted = Wanted::new(&gguf, plan.options, &host);
     check_memory(&path, &plan, residence::streamed_bytes(&parts), host.available_bytes, &wanted)?;
+    let level = if fit.is_short() { log::Level::Info } else { log::Level::Debug };
+    fit.lines().iter().for_each(|line| log::log!(level, "{line}"));
     let mut memory = allocate(plan.total_bytes())?;
     let pool =
         Pool::new(host.threads).map_err(|error| OpenError::Workers { threads: host.threads, error })?;
@@ -268,6 +274,18 @@ pub fn with_engine<R>(
         opened.load_time.as_secs_f64() * 1e3
     );
     Ok(f(&mut engine, &opened))
+}
+
+/// What an engine on the chosen model would be made for here; nothing of it is taken.
+///
+/// # Errors
+/// As [`with_engine`], but for what only loading finds.
+pub fn planned(choice: &ModelChoice) -> Result<Fit, OpenError> {
+    let path = choice.file()?;
+    let (map, _, host) = form::open(&path, &choice.engine)?;
+    let (gguf, _) = reading::parse(&path, map.bytes(), choice.engine.i2s_blocks)?;
+    let config = Config::read(&gguf).map_err(|error| OpenError::Model { path: path.clone(), error })?;
+    Ok(Fit::new(&gguf, &config, &choice.engine, &host))
 }
 
 /// Refuses a model that would push the machine out of memory: the arena, and what every token reads of the mapped file,
@@ -380,7 +398,7 @@ mod tests {
         let options = EngineChoice::default().options(&config);
         let plan = MemoryPlan::new(&gguf, options, &tern_kernels::SCALAR, 1).expect("it can be planned");
         let needed = plan.total_bytes() as u64 + gguf.file_bytes();
-        let wanted = Wanted { gguf: &gguf, options, set: &tern_kernels::SCALAR, threads: 1, moved: false };
+        let wanted = Wanted { gguf: &gguf, options, set: &tern_kernels::SCALAR, threads: 1 };
         let check = |available| check_memory(Path::new(TINY), &plan, gguf.file_bytes(), available, &wanted);
         assert!(check(Some(needed)).is_ok() && check(None).is_ok());
         let error = check(Some(needed - 1)).expect_err("one byte short");
