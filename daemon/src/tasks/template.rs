@@ -12,6 +12,7 @@
 //! looks into messages (for `</think>`, say) takes them for the text that they are.
 
 mod bounds;
+mod json;
 
 use std::fmt;
 use std::io;
@@ -177,6 +178,7 @@ impl Template {
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_recursion_limit(DEPTH);
         environment.set_fuel(Some(FUEL));
+        json::add(&mut environment);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "raised").with_source(Raised(reason)))
