@@ -221,6 +221,53 @@ fn two_hundred_requests_at_random_get_the_answers_they_get_alone() {
 }
 
 #[test]
+fn prompts_of_a_higher_rank_are_read_first_and_none_stands_still() {
+    let prompt = |key: u64| (0..60).map(|at| (at * 7 + key as u32 * 31) % 510).collect::<Vec<u32>>();
+    let goal = || Goal::Choose { labels: &["on", "off"] };
+    let alone = |key: u64| {
+        with_engine(&fixture(TINY), fast(), |engine| run(engine, &[(tokens(&prompt(key)), goal())]).remove(0))
+    };
+    let setup = Setup { batch_rows: 8, slots: 3, ..fast() };
+    with_engine(&fixture(TINY), setup, |engine| {
+        engine.keep_prefixes(false);
+        let submit = |engine: &mut Engine<'_>, key: u64, rank: u8| {
+            let prompt = prompt(key);
+            engine.submit(&Request { key, prompt: &tokens(&prompt), goal: goal() }).expect("a free slot");
+            assert!(engine.set_rank(key, rank) && !engine.set_rank(99, rank));
+        };
+        submit(engine, 0, 0);
+        submit(engine, 1, 2);
+        submit(engine, 2, 2);
+        let (mut order, mut rows_of_0, mut next, mut steps) = (Vec::new(), 0, 3, 0);
+        let mut probabilities = BTreeMap::new();
+        while !order.contains(&0) {
+            let step = engine.step(|key, event| match event {
+                Event::Decided { probabilities: found } => drop(probabilities.insert(key, found.to_vec())),
+                Event::Finished { .. } => order.push(key),
+                _ => {}
+            });
+            rows_of_0 +=
+                step.shares.iter().filter(|share| share.key == 0).map(|share| share.rows).sum::<usize>();
+            if order.len() == 2 && next == 3 {
+                assert_eq!(order, [1, 2], "who is of higher rank is done first");
+                assert!((1..30).contains(&rows_of_0), "{rows_of_0} rows of 61 meanwhile");
+            }
+            // Others of higher rank keep coming.
+            while order.len() >= 2 && engine.live() < 3 && !order.contains(&0) {
+                submit(engine, next, 2);
+                next += 1;
+            }
+            steps += 1;
+            assert!(steps < 150, "the first stands still");
+        }
+        assert!(next > 6, "{next} came before it was done");
+        for key in 0..3 {
+            assert_eq!(probabilities[&key], alone(key).probabilities, "request {key}");
+        }
+    });
+}
+
+#[test]
 fn attention_over_many_spans_has_the_bits_of_one_worker() {
     let path = tern_tests::model::bundled("tern-log-4m-i2_s.gguf");
     let mut random = Random::new(11);

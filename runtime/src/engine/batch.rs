@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::slot::{Generation, Work};
+use super::slot::{Generation, Live, Work};
 use super::speculate::{self, Drafter};
 use super::{Engine, LOGIT_CHUNK, Phase, Share, Step};
 use crate::head::Head;
@@ -35,6 +35,9 @@ fn want_of(head: &Head<'_>, generation: &Generation) -> u32 {
     }
 }
 
+/// One step of so many goes by turns, whatever the ranks.
+const FAIR_EVERY: usize = 4;
+
 /// Rows collected for a step.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -47,19 +50,40 @@ pub(super) struct Batch {
 }
 
 impl Engine<'_> {
-    /// Chooses the rows of the next step: decoding requests first, then prompts and label tries in turn.
+    /// Chooses the rows of the next step: decoding requests first, then prompts and label tries in turn, those of a higher
+    /// rank first.
     pub(super) fn collect(&mut self) -> Batch {
         self.draft();
         let mut batch = Batch::default();
-        let (slots, turn) = (self.slots.len(), self.turn);
-        for decoding in [true, false] {
-            for index in (0..slots).map(|i| (turn + i) % slots) {
-                if self.slots[index].live.as_ref().is_some_and(|live| live.decoding() == decoding) {
-                    self.collect_rows(index, &mut batch);
-                }
+        let slots = self.slots.len();
+        let is_fair = self.steps.is_multiple_of(FAIR_EVERY);
+        // A round of their own, in which each slot comes first once.
+        let turn = if is_fair { self.steps / FAIR_EVERY % slots } else { self.turn };
+        self.steps = self.steps.wrapping_add(1);
+        self.collect_where(&mut batch, turn, Live::decoding);
+        if is_fair {
+            self.collect_where(&mut batch, turn, |live| !live.decoding());
+            return batch;
+        }
+        let mut below = None;
+        loop {
+            let ranks = self.slots.iter().filter_map(|slot| slot.live.as_ref()).map(|live| live.rank);
+            let Some(rank) = ranks.filter(|rank| below.is_none_or(|below| *rank < below)).max() else {
+                return batch;
+            };
+            below = Some(rank);
+            self.collect_where(&mut batch, turn, |live| !live.decoding() && live.rank == rank);
+        }
+    }
+
+    /// Adds what fits of the requests that are `wanted`, from the slot `turn` on.
+    fn collect_where(&mut self, batch: &mut Batch, turn: usize, wanted: impl Fn(&Live) -> bool) {
+        let slots = self.slots.len();
+        for index in (0..slots).map(|i| (turn + i) % slots) {
+            if self.slots[index].live.as_ref().is_some_and(&wanted) {
+                self.collect_rows(index, batch);
             }
         }
-        batch
     }
 
     /// Drafts tokens for the texts of the next step, if it has no other rows.

@@ -63,6 +63,8 @@ pub struct Engine<'a> {
     slots: heapless::Vec<Slot<'a>, MAX_SLOTS>,
     /// Where the next step starts to look, so that no slot is always last.
     turn: usize,
+    /// Steps begun.
+    steps: usize,
     encode_scratch: &'a mut [u32],
     rows: &'a mut [Row],
     branches: &'a mut [u32],
@@ -134,6 +136,7 @@ impl<'a> Engine<'a> {
             work,
             slots,
             turn: 0,
+            steps: 0,
             clock: None,
             keeps_prefixes: true,
             costs: Costs::new(),
@@ -209,7 +212,8 @@ impl<'a> Engine<'a> {
             generation.text.decoded_by(tokenizer.decoder());
         }
         let usage = Usage { prompt_tokens: prompt, cached_tokens: done, ..Usage::default() };
-        slot.live = Some(Live { key: request.key, work, known: prompt, done, label_rows_done: 0, usage });
+        slot.live =
+            Some(Live { key: request.key, rank: 1, work, known: prompt, done, label_rows_done: 0, usage });
         Ok(())
     }
 
@@ -238,6 +242,14 @@ impl<'a> Engine<'a> {
         self.free(index);
         events(key, Event::Finished { reason: Finish::Ended, usage });
         true
+    }
+
+    /// Lets the prompt of the request with this key have the rows of a step before prompts of a lower rank, all of which are
+    /// 1 at first. One step in four goes by turns alone, so that no prompt stands still; texts that are being written have
+    /// a row each in every step, whatever their rank. No answer depends on it. Says whether there is such a request.
+    pub fn set_rank(&mut self, key: u64, rank: u8) -> bool {
+        let mut live = self.slots.iter_mut().filter_map(|slot| slot.live.as_mut());
+        live.find(|live| live.key == key).map(|live| live.rank = rank).is_some()
     }
 
     /// Tokens of the prompt of the request with this key that are still to be computed.

@@ -25,6 +25,8 @@ pub(super) struct Slot<'a> {
 #[derive(Debug)]
 pub(super) struct Live {
     pub key: u64,
+    /// Whose prompt goes first: see [`Engine::set_rank`](super::Engine::set_rank).
+    pub rank: u8,
     pub work: Work,
     /// Tokens known.
     pub known: usize,

@@ -39,6 +39,7 @@ impl Worker<'_, '_> {
                 }
                 Ok(()) => {
                     self.next_key += 1;
+                    self.engine.set_rank(key, job.priority as u8);
                     if let Some((reason, message)) = self.unaffordable(key, &job) {
                         self.engine.cancel(key);
                         self.state.count(job.session.way(), Ending::Refused);
