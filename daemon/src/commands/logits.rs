@@ -232,7 +232,7 @@ mod tests {
         };
         let (reference, models) = of(KvType::F32);
         let text = fs::read_to_string(format!("{models}eval/summary.jsonl")).expect("a set");
-        let text: String = text.chars().take(3000).collect();
+        let text: String = text.chars().take(14_000).collect();
         let figures = with_engine(&reference, |reference, _| {
             with_engine(&of(kv).0, |engine, _| {
                 let mut sum = Divergence::default();
@@ -249,10 +249,10 @@ mod tests {
     fn narrow_keys_and_values_lose_as_little_as_docs_say() {
         let (half, int8) = (loss(KvType::F16), loss(KvType::I8));
         println!("{half:?}\n{int8:?}");
-        assert!(half.positions > 500 && half.positions == int8.positions, "{half:?}");
+        assert!(half.positions > 4000 && half.positions == int8.positions, "{half:?}");
         // Half the bits move some activation over a step of its own quantisation: that is most of both.
-        assert!(half.mean_kl < 1e-3 && half.top_1 > 0.96, "{half:?}");
-        assert!(int8.mean_kl < 2e-3 && int8.top_1 > 0.95, "{int8:?}");
+        assert!(half.mean_kl < 5e-4 && half.top_1 > 0.975, "{half:?}");
+        assert!(int8.mean_kl < 8e-4 && int8.top_1 > 0.97, "{int8:?}");
         assert!(half.mean_kl < int8.mean_kl, "{half:?} {int8:?}");
         assert!((int8.perplexity / int8.reference_perplexity - 1.0).abs() < 0.01, "{int8:?}");
     }
