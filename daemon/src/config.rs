@@ -12,6 +12,7 @@ pub mod http;
 pub mod level;
 pub mod metering;
 pub mod mqtt;
+pub mod prefixes;
 pub mod record;
 pub mod secret;
 pub mod socket;
@@ -55,6 +56,8 @@ pub struct Config {
     pub tasks: TasksSection,
     /// How much clients may ask for.
     pub limits: Limits,
+    /// What tasks begin with, on disk.
+    pub prefixes: prefixes::PrefixSection,
     /// The power meter, and how much power and heat there may be.
     pub energy: EnergySection,
     /// The broker, if there is one.
@@ -354,6 +357,7 @@ impl Config {
             expected: "a number of joules above 0",
         })?;
         self.energy.check()?;
+        self.prefixes.check()?;
         self.http.as_ref().map_or(Ok(()), HttpSection::check)?;
         self.energy.check_meters(self.mqtt.is_some())?;
         self.energy.record.check(self.energy.price_per_kwh)?;

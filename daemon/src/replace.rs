@@ -91,12 +91,17 @@ fn remove_left_parts(target: &Path, name: &OsStr) {
         let found = entry.file_name();
         let found = found.to_string_lossy();
         let part = found.strip_prefix('.').and_then(|rest| rest.strip_prefix(&*name));
-        let process = part.and_then(|rest| rest.strip_prefix(".part")).and_then(|id| id.parse::<u32>().ok());
-        if process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+        if part.is_some_and(|rest| rest.starts_with(".part")) && is_left(&found) {
             // Whoever may not remove it finds out when the disk is full.
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether a file called `name` is a part that a process which is gone has left.
+pub fn is_left(name: &str) -> bool {
+    let process = name.strip_prefix('.').and_then(|name| name.rsplit_once(".part")?.1.parse::<u32>().ok());
+    process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
 }
 
 /// A failed write to the file `target`, in words.

@@ -330,7 +330,7 @@ fn start_engine(
     tasks: &Arc<CurrentTasks>,
 ) -> Result<(EngineThread, Ready), ServeError> {
     let (model, long_texts) = (config.model_choice(model), config.limits.long_texts);
-    let section = config.energy.clone();
+    let (section, kept) = (config.energy.clone(), config.prefixes.clone());
     let (queue, tasks) = (Arc::clone(queue), Arc::clone(tasks));
     let (tell, told) = mpsc::sync_channel(1);
     let (go, gone) = mpsc::sync_channel::<Arc<State>>(1);
@@ -347,10 +347,7 @@ fn start_engine(
                 if tell.send(Ok(ready)).is_ok()
                     && let Ok(state) = gone.recv()
                 {
-                    let folder = crate::state::folder().map(|folder| folder.join("prefixes"));
-                    let prefixes = folder.and_then(|folder| {
-                        Prefixes::new(folder, &opened.path, engine, Arc::clone(&form), tasks)
-                    });
+                    let prefixes = Prefixes::of(&kept, &opened.path, engine, Arc::clone(&form), tasks);
                     let ledger = Ledger::new(meter, origin.elapsed());
                     let pacing = Pacing::new(&section, Climate::new(root));
                     let metering = Metering { ledger, pacing, origin };

@@ -15,7 +15,7 @@ use super::counters::{Ending, Way};
 use super::live::Live;
 use super::long::LongTexts;
 use super::pacing::Pacing;
-use super::prefixes::Prefixes;
+use super::prefixes::{self, Prefixes};
 use super::queue::{Job, Notice, Queue};
 use super::refusal;
 use super::report;
@@ -157,13 +157,16 @@ impl<'w, 'e> Worker<'w, 'e> {
                 break;
             } else {
                 self.tick();
+                let mut wait = self.tick;
                 if let Some(prefixes) = &mut self.prefixes {
                     prefixes.load(self.engine);
-                    prefixes.save_one(self.engine);
+                    if prefixes.save(self.engine) {
+                        wait = wait.min(prefixes::PAUSE);
+                    }
                 }
                 // Sums of what is said too often, which nobody else may say anything after.
                 log::logger().flush();
-                self.queue.wait(self.tick);
+                self.queue.wait(wait);
             }
         }
         self.queue.close();
