@@ -212,6 +212,14 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// The file whose weights are read: the packed copy where there is one, which a directory always has.
+    pub fn file(&self) -> &Path {
+        match &self.form {
+            Form::Packed(copy) => copy,
+            _ => &self.path,
+        }
+    }
+
     /// The model's own name, else its file name.
     pub fn title(&self) -> &str {
         match &self.name {

@@ -347,7 +347,7 @@ fn start_engine(
                 if tell.send(Ok(ready)).is_ok()
                     && let Ok(state) = gone.recv()
                 {
-                    let prefixes = Prefixes::of(&kept, &opened.path, engine, Arc::clone(&form), tasks);
+                    let prefixes = Prefixes::of(&kept, opened.file(), engine, Arc::clone(&form), tasks);
                     let ledger = Ledger::new(meter, origin.elapsed());
                     let pacing = Pacing::new(&section, Climate::new(root));
                     let metering = Metering { ledger, pacing, origin };
