@@ -99,6 +99,12 @@ impl Prompt {
         ids
     }
 
+    /// Bytes of all its texts.
+    pub fn bytes(&self) -> usize {
+        let bytes = |part: &Part| if let Part::Text(text) = part { text.len() } else { 0 };
+        self.parts.iter().map(bytes).sum()
+    }
+
     /// Bytes of its longest text.
     pub fn longest_text_bytes(&self) -> usize {
         let bytes = |part: &Part| match part {

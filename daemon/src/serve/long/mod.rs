@@ -6,10 +6,12 @@
 //! ```
 //! Parts take their client's turns in the queue and have the deadline of the whole; the requester of a part is nobody's
 //! connection but the thread of its text. A client that cancels or goes away is told to that thread, which takes its
-//! parts back. What all parts took is added up (sums) and told with the one answer.
+//! parts back. What all parts took is added up (sums) and told with the one answer. Answers to parts are kept for a text that
+//! has the same parts again (kept).
 
 mod budget;
 mod cut;
+mod kept;
 mod part;
 mod run;
 mod split;
@@ -27,6 +29,7 @@ use super::requester::ClientId;
 use super::state::State;
 use crate::tasks::prompt::PromptForm;
 use crate::wire::{self, Failure};
+use kept::KeptAnswers;
 use run::{End, Run};
 
 /// What working on a long text needs of the daemon.
@@ -71,6 +74,7 @@ pub struct LongTexts {
     most: usize,
     begun: u64,
     live: Arc<Mutex<Vec<Entry>>>,
+    kept: Arc<KeptAnswers>,
 }
 
 fn lock(live: &Mutex<Vec<Entry>>) -> MutexGuard<'_, Vec<Entry>> {
@@ -81,7 +85,7 @@ fn lock(live: &Mutex<Vec<Entry>>) -> MutexGuard<'_, Vec<Entry>> {
 impl LongTexts {
     /// None yet, and at most `most` at once.
     pub fn new(around: Surroundings, most: usize) -> Self {
-        LongTexts { around, most, begun: 0, live: Arc::default() }
+        LongTexts { around, most, begun: 0, live: Arc::default(), kept: Arc::default() }
     }
 
     /// Works on a job whose text does not fit, and answers it.
@@ -113,7 +117,8 @@ impl LongTexts {
             self.around.state.count(job.session.way(), Ending::Refused);
             return job.session.send(&Answer::Error(failure));
         }
-        let text = Document { around: self.around.clone(), own, tell, heard, live: Arc::clone(&self.live) };
+        let (around, live, kept) = (self.around.clone(), Arc::clone(&self.live), Arc::clone(&self.kept));
+        let text = Document { around, own, tell, heard, live, kept };
         let (session, id) = (Arc::clone(&job.session), job.id.clone());
         let thread = std::thread::Builder::new().name("tern-long".into());
         if let Err(error) = thread.spawn(move || text.work(&job)) {
@@ -148,11 +153,12 @@ struct Document {
     tell: Sender<Heard>,
     heard: Receiver<Heard>,
     live: Arc<Mutex<Vec<Entry>>>,
+    kept: Arc<KeptAnswers>,
 }
 
 impl Document {
     fn work(self, job: &Job) {
-        let mut end = Run::new(&self.around, job, self.own, &self.tell, &self.heard).answer();
+        let mut end = Run::new(&self.around, &self.kept, job, self.own, (&self.tell, &self.heard)).answer();
         if end.is_err() {
             self.around.queue.notify(Notice::Gone(self.own));
         }

@@ -8,6 +8,7 @@ use tern_protocol::answer::{Answer, Finish, Reason, Token};
 
 use super::budget::Steps;
 use super::cut::{Cutter, EngineEnded, Measured, measure};
+use super::kept::{KeptAnswers, Said};
 use super::part::Part;
 use super::sums::Sums;
 use super::{Heard, Surroundings};
@@ -50,7 +51,9 @@ struct Step {
 
 /// What came of the parts of one step.
 struct Answers {
-    texts: Vec<Text>,
+    texts: Vec<String>,
+    /// Of the last part.
+    last: Option<Text>,
     /// What ended before the parts did: the tokens or the joules.
     cut_short: Option<Finish>,
 }
@@ -58,6 +61,7 @@ struct Answers {
 /// The work on one long text.
 pub struct Run<'r> {
     around: &'r Surroundings,
+    kept: &'r KeptAnswers,
     job: &'r Job,
     own: ClientId,
     tell: &'r Sender<Heard>,
@@ -73,13 +77,13 @@ impl<'r> Run<'r> {
     /// The work on the text of `job`, whose parts are asked in the name of `own`.
     pub fn new(
         around: &'r Surroundings,
+        kept: &'r KeptAnswers,
         job: &'r Job,
         own: ClientId,
-        tell: &'r Sender<Heard>,
-        heard: &'r Receiver<Heard>,
+        (tell, heard): (&'r Sender<Heard>, &'r Receiver<Heard>),
     ) -> Self {
         let sums = Sums::new(job.queued_at);
-        Run { around, job, own, tell, heard, sums, answer_tokens: 0, most_tokens: 0, begun: false }
+        Run { around, kept, job, own, tell, heard, sums, answer_tokens: 0, most_tokens: 0, begun: false }
     }
 
     /// Does it all.
@@ -101,7 +105,7 @@ impl<'r> Run<'r> {
             let is_last = parts.len() <= 1;
             log::debug!("client {}: a long text in {} parts", self.job.session.id(), parts.len());
             let answers = self.ask(&step.task, &parts, is_last)?;
-            let best = match answers.texts.last() {
+            let best = match &answers.last {
                 // As it was streamed.
                 Some(last) if is_last && answers.cut_short.is_none() => last.text.clone(),
                 // Of a round that could not be ended, what went into it says more.
@@ -109,7 +113,7 @@ impl<'r> Run<'r> {
                 _ => join(&answers.texts),
             };
             if is_last || answers.cut_short.is_some() || best.is_empty() {
-                let finish = match (answers.cut_short, answers.texts.last().filter(|_| is_last)) {
+                let finish = match (answers.cut_short, answers.last.as_ref().filter(|_| is_last)) {
                     (Some(finish), _) => finish,
                     (None, Some(last)) => last.finish,
                     (None, None) => Finish::StopToken,
@@ -118,7 +122,7 @@ impl<'r> Run<'r> {
                     let (id, text) = (self.job.id.clone(), best.clone());
                     self.job.session.send(&Answer::Token(Token { id, text, logprobs: None, joules: None }));
                 }
-                return Ok(self.whole(answers.texts, best, finish));
+                return Ok(self.whole(answers.last, best, finish));
             }
             text = best;
             step = &reduce;
@@ -187,7 +191,8 @@ impl<'r> Run<'r> {
 
     /// Asks for the answers to all parts, some of them at once, and waits for them.
     fn ask(&mut self, task: &Arc<Task>, parts: &[Measured], is_last: bool) -> Result<Answers, End> {
-        let mut texts: Vec<Option<Text>> = parts.iter().map(|_| None).collect();
+        let mut texts: Vec<Option<String>> = vec![None; parts.len()];
+        let mut last = None;
         let mut asked_at = Vec::with_capacity(parts.len());
         let mut waiting = 0;
         let mut in_work_tokens = 0;
@@ -204,10 +209,16 @@ impl<'r> Run<'r> {
                 && !is_full
             {
                 let place = asked_at.len();
+                let kept = || self.kept.find(&part.prompt, &task.answering).filter(|_| !is_last);
                 if self.begun && self.sums.tokens() + in_work_tokens + costs[place] > self.most_tokens {
                     cut_short = Some(Finish::Budget);
                 } else if self.begun && self.joules_left().is_some_and(|left| left <= 0.0) {
                     cut_short = Some(Finish::Energy);
+                } else if let Some(said) = kept() {
+                    self.begun = true;
+                    self.sums.add_kept(&said);
+                    texts[place] = Some(said.text);
+                    asked_at.push(Instant::now());
                 } else if self.push(task, part, place, is_last)? {
                     self.begun = true;
                     asked_at.push(Instant::now());
@@ -219,7 +230,8 @@ impl<'r> Run<'r> {
             }
             if waiting == 0 && !is_full {
                 let texts = texts.into_iter().flatten().collect();
-                return Ok(Answers { texts, cut_short });
+                let last = last.map(|(_, text)| text);
+                return Ok(Answers { texts, last, cut_short });
             }
             let heard = match self.wait(parts.len(), is_full) {
                 // A part that had nothing yet when the joules ended: what came before it counts.
@@ -232,10 +244,15 @@ impl<'r> Run<'r> {
             };
             if let Some((place, text)) = heard {
                 self.sums.add(&text, asked_at[place]);
-                if text.finish == Finish::Energy {
-                    cut_short = Some(Finish::Energy);
+                match text.finish {
+                    Finish::Energy => cut_short = Some(Finish::Energy),
+                    _ if is_last || text.logprobs.is_some() => {}
+                    _ => self.kept.keep(&parts[place].prompt, &task.answering, Said::of(&text)),
                 }
-                texts[place] = Some(text);
+                texts[place] = Some(text.text.clone());
+                if last.as_ref().is_none_or(|(before, _)| *before < place) {
+                    last = Some((place, text));
+                }
                 in_work_tokens -= costs[place];
                 waiting -= 1;
             }
@@ -328,9 +345,8 @@ impl<'r> Run<'r> {
         }
     }
 
-    fn whole(self, answers: Vec<Text>, text: String, finish: Finish) -> Text {
+    fn whole(self, last: Option<Text>, text: String, finish: Finish) -> Text {
         let (usage, energy) = self.sums.finish();
-        let last = answers.into_iter().next_back();
         let model =
             last.as_ref().map_or_else(|| self.around.state.facts.model.clone(), |last| last.model.clone());
         let task = self.job.task_name().map(str::to_owned);
@@ -341,7 +357,7 @@ impl<'r> Run<'r> {
 }
 
 /// Answers one below the other; a model may have nothing to say of a part.
-fn join(answers: &[Text]) -> String {
-    let lines = answers.iter().map(|answer| answer.text.trim()).filter(|text| !text.is_empty());
+fn join(answers: &[String]) -> String {
+    let lines = answers.iter().map(|answer| answer.trim()).filter(|text| !text.is_empty());
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tern_protocol::answer::{Idle, Method, Usage};
 
+use super::kept::Said;
 use crate::serve::report::{four_digits, thousandths};
 use crate::wire::{Energy, Text};
 
@@ -17,18 +18,20 @@ pub struct Sums {
     decoded_rows: f64,
     queue: Option<Duration>,
     energy: Option<Energy>,
+    /// Tokens of answers that were not written again.
+    kept_tokens: u64,
 }
 
 impl Sums {
     /// Nothing, for a text that came at `came`.
     pub fn new(came: Instant) -> Self {
         let usage = Usage { cached_tokens: Some(0), ..Usage::default() };
-        Sums { came, usage, prompt_rows: 0.0, decoded_rows: 0.0, queue: None, energy: None }
+        Sums { came, usage, prompt_rows: 0.0, decoded_rows: 0.0, queue: None, energy: None, kept_tokens: 0 }
     }
 
-    /// Tokens so far, of prompts and answers.
+    /// Tokens so far, of prompts and answers, those included that were kept: a budget ends a text where it would without them.
     pub fn tokens(&self) -> u64 {
-        u64::from(self.usage.prompt_tokens) + u64::from(self.usage.generated_tokens)
+        u64::from(self.usage.prompt_tokens) + u64::from(self.usage.generated_tokens) + self.kept_tokens
     }
 
     /// Joules so far; `None` before the first part, and if those of one are not known.
@@ -57,6 +60,13 @@ impl Sums {
             Some(energy) => add_energy(energy, &part.energy),
             None => self.energy = Some(part.energy.clone()),
         }
+    }
+
+    /// Adds a part whose answer was kept: its prompt was not computed, and its answer not generated.
+    pub fn add_kept(&mut self, said: &Said) {
+        self.usage.prompt_tokens += said.prompt_tokens;
+        self.usage.cached_tokens = self.usage.cached_tokens.map(|cached| cached + said.prompt_tokens);
+        self.kept_tokens += u64::from(said.generated_tokens);
     }
 
     /// The sum; without any part, of nothing.

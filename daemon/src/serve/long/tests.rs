@@ -55,6 +55,7 @@ fn answer(job: &Job, text: String) -> wire::Answer {
     let usage = tern_protocol::answer::Usage {
         prompt_tokens: tokens(job) as u32,
         generated_tokens: text.len().div_ceil(4) as u32,
+        cached_tokens: Some(0),
         ..Default::default()
     };
     let (id, model) = (job.id.clone(), "m".to_owned());
@@ -223,12 +224,48 @@ fn many_answers_take_several_rounds() {
     let mut bench = Bench::new(10, 1);
     let job = bench.job("1", "[limits]\nmax_tokens = 10", &sentences(400));
     bench.texts.begin(job);
-    let long = "an answer with all of forty bytes in it.";
-    let whole = bench.run(|_| say(long));
-    assert_eq!(whole["text"], long);
+    // None like another: nothing that is kept is of use.
+    let number = std::cell::Cell::new(0);
+    let long = || {
+        number.set(number.get() + 1);
+        format!("an answer with all of forty bytes: {:04}.", number.get())
+    };
+    let whole = bench.run(|_| say(long()));
+    assert_eq!(whole["text"], "an answer with all of forty bytes: 0037.");
     // 400 sentences in parts of 13 make 31 answers; of those 7 go into a prompt, and the 5 answers to those into one.
-    let prompts = bench.read.iter().filter(|read| read.starts_with(long)).count();
+    let prompts = bench.read.iter().filter(|read| read.starts_with("an answer")).count();
     assert_eq!((bench.read.len() - prompts, prompts), (31, 6));
+}
+
+#[test]
+fn a_text_that_has_grown_is_asked_about_its_new_parts_alone() {
+    let mut bench = Bench::new(10, 1);
+    let deed = |text: &str| say(format!("of {}", text.len()));
+    bench.begin("reduce_instructions = 'Join.'", &sentences(50));
+    bench.run(deed);
+    bench.read.clear();
+    let mut fresh = Bench::new(10, 1);
+    let grown = |bench: &mut Bench| {
+        bench.begin("reduce_instructions = 'Join.'", &sentences(60));
+        bench.run(deed)
+    };
+    let (whole, anew) = (grown(&mut bench), grown(&mut fresh));
+    assert_eq!((&whole["text"], &whole["finish"]), (&anew["text"], &anew["finish"]));
+    // Of 13 sentences each: the three full parts are as they were, the fourth has grown, the fifth is new.
+    assert_eq!((bench.read.len(), fresh.read.len()), (3, 6));
+    assert_eq!(bench.read, fresh.read[3..]);
+    let usage = |whole: &Value, key: &str| whole["usage"][key].as_u64().expect("a number");
+    assert_eq!(usage(&whole, "prompt_tokens"), usage(&anew, "prompt_tokens"));
+    assert_eq!(usage(&anew, "cached_tokens"), 0);
+    let computed = usage(&whole, "prompt_tokens") - usage(&whole, "cached_tokens");
+    assert!(computed * 2 < usage(&whole, "prompt_tokens"), "{whole}");
+    assert!(usage(&whole, "generated_tokens") < usage(&anew, "generated_tokens"));
+    assert_eq!(whole["energy"]["joules"], json!(1.5));
+    // Asked in another way nothing of it is of use.
+    bench.read.clear();
+    bench.begin("sampling.temperature = 0.5\nreduce_instructions = 'Join.'", &sentences(60));
+    bench.run(deed);
+    assert_eq!(bench.read.len(), 6);
 }
 
 #[test]
@@ -253,7 +290,7 @@ fn a_model_may_have_nothing_to_say_of_a_part() {
     let whole = bench.run(|text| say(if text.contains("0020") { "one" } else { " \n" }));
     // The one answer is read again, and of that there is nothing to say.
     assert_eq!((&whole["text"], bench.read.last().map(String::as_str)), (&json!(" \n"), Some("one")));
-    bench.read.clear();
+    let mut bench = Bench::new(10, 1);
     bench.begin("", &sentences(50));
     let whole = bench.run(|_| say(""));
     assert_eq!((&whole["text"], &whole["finish"]), (&json!(""), &json!("stop_token")));
