@@ -125,16 +125,18 @@ fn joules_that_cannot_be_counted_are_refused_unless_the_operator_says_otherwise(
 fn a_long_text_shares_its_joules_among_its_parts() {
     let (_folder, server) = start(Some(ten_joules_a_step()));
     let mut client = Client::connect(server.socket()).expect("it listens");
-    let text = "The pump of line 4 has failed. ".repeat(60);
-    let mut ask = |max_joules| {
-        let request = Request { max_joules, ..Request::task(client.new_id(), "summarize", text.clone()) };
+    // Answers to parts are kept: each text has its own.
+    let mut ask = |first: u32, max_joules| {
+        let text: String =
+            (first..first + 60).map(|line| format!("The pump of line {line} has failed. ")).collect();
+        let request = Request { max_joules, ..Request::task(client.new_id(), "summarize", text) };
         match client.ask(&request, |_| Ok(())).expect("it answers") {
             Answer::Text(text) => text,
             other => panic!("text was asked for: {other:?}"),
         }
     };
-    let whole = ask(None).energy.joules.expect("it was measured");
-    let cut = ask(Some(whole / 2.0));
+    let whole = ask(100, None).energy.joules.expect("it was measured");
+    let cut = ask(200, Some(whole / 2.0));
     assert_eq!(cut.finish, Finish::Energy);
     let spent = cut.energy.joules.expect("it was measured");
     assert!(spent < whole, "{spent} J of {whole} J");
