@@ -89,7 +89,7 @@ fn settings_that_say_something_else_are_shown() {
         ("architectures", Value::Null, "BitNetForCausalLM"),
         ("hidden_act", json!("gelu"), "relu2 or silu"),
         ("attention_bias", json!(true), "no biases"),
-        ("quantization_config", Value::Null, "nothing says that the weights of this model are ternary"),
+        ("quantization_config", Value::Null, "nothing says how the weights of this model become ternary"),
         ("quantization_config", json!({"quant_method": "gptq"}), "\"gptq\"; understood is bitnet"),
         (
             "quantization_config",
@@ -121,7 +121,11 @@ fn settings_that_say_something_else_are_shown() {
         ("num_hidden_layers", json!(4_000_000_000u64), "model.layers.1."),
         ("vocab_size", json!(100), "below vocab_size"),
         ("rms_norm_eps", json!(0), "a number above 0"),
-        ("rope_parameters", json!({"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}), "no scaling"),
+        (
+            "rope_parameters",
+            json!({"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
+            "linear, yarn, llama3",
+        ),
         ("tie_word_embeddings", json!(false), "lm_head.weight"),
     ];
     for (key, value, word) in cases {

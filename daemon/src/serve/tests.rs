@@ -125,7 +125,8 @@ fn a_calibrated_model_is_a_meter_like_any_other() {
 fn a_long_text_costs_what_its_parts_cost() {
     let (_folder, server) = start(Some(FakeMeter::steady(5_000_000)));
     let mut client = Client::connect(server.socket()).expect("it listens");
-    let text = "The pump of line 4 has failed. ".repeat(60);
+    // No part is like another, whose answer would be kept.
+    let text = (100..160).map(|line| format!("The pump of line {line} has failed. ")).collect::<String>();
     let request = Request::task(client.new_id(), "summarize", text);
     let Answer::Text(answer) = client.ask(&request, |_| Ok(())).expect("it answers") else {
         panic!("text was asked for")
