@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tern_tests::binary::{Ended, run, tern};
 use tern_tests::daemon::Daemon;
 
@@ -287,8 +287,70 @@ fn eval_refuses_what_is_no_set() {
     refused(["eval", &write("empty.jsonl", "\n")], "", 64, &["empty"]);
     let letters = write("letters.jsonl", "{\"text\":\"x\",\"labels\":[\"a\",\"b\"],\"answer\":\"a\"}\n");
     refused(["eval", &letters], "", 64, &["\"letters\"", "--instructions"]);
-    refused(["eval", &letters, "--task", "log-severity"], "", 64, &["row 1", "no label \"a\""]);
+    refused(["eval", &letters, "--task", "log-severity"], "", 64, &["line 1", "no label \"a\""]);
     good(["eval", &letters, "--instructions", "Which letter?"], "");
+    let plain = "{\"text\":\"x\",\"labels\":[\"a\",\"b\"],\"answer\":\"a\"}";
+    let asking = plain.replace("\"labels\"", "\"instructions\":\"Which?\",\"labels\"");
+    let mixed = write("mixed.jsonl", &format!("{asking}\n\n{plain}\n"));
+    refused(["eval", &mixed], "", 64, &["line 3 has labels and no instructions", "line 1", "split it"]);
+    let lone = write("lone.jsonl", &format!("{asking}\n{}\n", asking.replace(",\"b\"", "")));
+    refused(["eval", &lone], "", 64, &["line 2: labels has 1 entries"]);
+}
+
+#[test]
+fn eval_asks_each_line_its_own_question() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, rows: &[Value]| {
+        let path = folder.path().join(name);
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        std::fs::write(&path, lines.join("\n")).expect("written");
+        path.display().to_string()
+    };
+    let eval = |arguments: &[&str]| {
+        let arguments = ["eval"].iter().chain(arguments).chain(&["--json"]).copied();
+        json(good(arguments, "").stdout.trim_end())
+    };
+    let rows = [
+        json!({"text": "usb 1-1: reset", "instructions": "Which part?", "labels": ["disk", "usb", "fan"], "answer": "usb"}),
+        json!({"text": "fan stopped", "instructions": "How bad?", "labels": ["info", "error"], "answer": "error"}),
+    ];
+    let mut right = 0.0;
+    for row in &rows {
+        let labels: Vec<&str> =
+            row["labels"].as_array().expect("labels").iter().filter_map(Value::as_str).collect();
+        let part = |name: &str| row[name].as_str().expect("text");
+        let labels = labels.join(",");
+        let arguments =
+            ["classify", "--labels", &labels, "--instructions", part("instructions"), part("text"), "-q"];
+        let line = good(arguments, "").stdout;
+        right += f64::from(u8::from(line.starts_with(&format!("{}\t", part("answer")))));
+    }
+    let own = eval(&[&write("own.jsonl", &rows)]);
+    let scores = &own["scores"];
+    assert_eq!((&own["task"], &own["own_instructions"]), (&Value::Null, &json!(true)));
+    assert_eq!(scores["accuracy"].as_f64(), Some(right / 2.0), "as `classify` answers: {own}");
+    assert_eq!(scores["blind_share"].as_f64(), Some((1.0 / 3.0 + 0.5) / 2.0));
+    assert!(scores["macro_f1"].is_null() && scores["labels"].is_null(), "the labels differ: {own}");
+    let words = good(["eval", &write("own.jsonl", &rows)], "").stdout;
+    assert!(words.contains("own.jsonl: instructions and labels of each line, "), "{words}");
+    assert!(words.contains("guessing blindly") && !words.contains("macro-F1"), "{words}");
+
+    // The same labels in all lines, in any order: all figures, and those of the same question asked from outside.
+    let row = |text: &str, labels: [&str; 2], answer: &str| json!({"text": text, "labels": labels, "answer": answer});
+    let plain = [row("fan stopped", ["yes", "no"], "yes"), row("usb 1-1: found", ["no", "yes"], "no")];
+    let asking = plain.clone().map(|mut row| {
+        row["instructions"] = json!("Is this bad?");
+        row
+    });
+    let outside = eval(&[&write("plain.jsonl", &plain), "--instructions", "Is this bad?"]);
+    let inside = eval(&[&write("asking.jsonl", &asking)]);
+    assert_eq!(inside["scores"], outside["scores"]);
+    assert!(inside["scores"]["macro_f1"].is_number(), "{inside}");
+    // A task or a question that is given goes before the lines' own.
+    let other = write("log-severity.jsonl", &asking);
+    refused(["eval", &other, "--task", "log-severity"], "", 64, &["line 1", "no label \"yes\""]);
+    assert_eq!(eval(&[&other])["own_instructions"], json!(true));
+    assert_eq!(eval(&[&other, "--instructions", "Is this bad?"])["scores"], outside["scores"]);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::client::exit_of;
 use crate::cost::Cost;
 use crate::error::{CommandError, Exit};
 use crate::evaluation::rouge::rouge_l;
-use crate::evaluation::scores::{Outcome, Scores};
-use crate::evaluation::set::{Example, Set};
+use crate::evaluation::scores::{ByLabel, Outcome, Scores};
+use crate::evaluation::set::{Example, Form, Set};
 use crate::figures;
 use crate::local::{DaemonChoice, unexpected};
 use crate::output;
@@ -29,10 +29,12 @@ Examples:
   tern eval models/eval/log-subsystem.jsonl
   tern eval models/eval/summary.jsonl --limit 100 --json
   tern eval letters.jsonl --instructions 'What kind of letter is this?'
+  tern eval models/eval/choice-renamed.jsonl
 
 A set is JSON lines: {\"text\": ..., \"labels\": [...], \"answer\": ...}, or without labels for summaries. The task \
 is the one called like the file, else `summarize` for a set without labels; --instructions asks with the labels of \
-each line.";
+each line. Lines that have \"instructions\" too are asked those, each with its own labels, unless --task or \
+--instructions is given. Labels are compared (macro-F1 and tables) where all lines have the same.";
 
 /// Runs an evaluation set and prints accuracy, speed and energy
 #[derive(Args, Debug)]
@@ -63,6 +65,8 @@ pub struct EvalArgs {
 #[derive(Debug, Serialize)]
 struct Report {
     file: String,
+    /// Whether each line was asked its own instructions.
+    own_instructions: bool,
     task: Option<String>,
     model: String,
     kernels: String,
@@ -109,12 +113,12 @@ pub fn run(args: &EvalArgs) -> Result<(), CommandError> {
     let set = read_set(&args.file, args.limit)?;
     let mut session = args.daemon.open()?;
     let status = session.status()?;
-    let task = choose_task(args, &set, &status.tasks)?;
+    let asked = Asked::of(args, &set, &status.tasks)?;
     let (client, _daemon) = session.into_parts();
 
     let progress = Progress::items("asking", set.examples.len() as u64);
     let mut tally = Tally::new(&set);
-    let requests = requests(&set, task.as_deref(), args.instructions.as_deref());
+    let requests = requests(&set, &asked);
     let began = Instant::now();
     let window = usize::try_from(args.in_flight).unwrap_or(1);
     let ran = pipeline::run(client, window, requests, |place, answer| {
@@ -126,13 +130,20 @@ pub fn run(args: &EvalArgs) -> Result<(), CommandError> {
     let seconds = began.elapsed().as_secs_f64();
 
     let Tally { cost, outcomes, summaries, .. } = tally;
+    // A task offers its own labels, whatever the lines have.
+    let scores = if matches!(asked, Asked::Task(_)) || set.has_one_label_set() {
+        Scores::of(&outcomes)
+    } else {
+        Scores::of_own_labels(&outcomes, set.blind_share())
+    };
     let report = Report {
         file: args.file.display().to_string(),
-        task,
+        own_instructions: asked == Asked::OwnInstructions,
+        task: if let Asked::Task(name) = asked { Some(name) } else { None },
         model: status.model,
         kernels: status.kernels,
         threads: status.threads,
-        scores: set.is_decisions().then(|| Scores::of(&outcomes)),
+        scores: set.is_decisions().then_some(scores),
         summaries: (!set.is_decisions()).then(|| summaries.figures(&set.examples)),
         seconds,
         answers_per_second: cost.answers as f64 / seconds,
@@ -160,48 +171,72 @@ pub fn read_set(path: &Path, limit: Option<u64>) -> Result<Set, CommandError> {
         .map_err(|error| CommandError::from_error(Exit::BadInput, &error).while_doing(path.display()))
 }
 
-/// The task to ask, by name; `None` where `--instructions` takes its place.
-fn choose_task(args: &EvalArgs, set: &Set, tasks: &[String]) -> Result<Option<String>, CommandError> {
-    if args.instructions.is_some() && !set.is_decisions() {
-        return Err(CommandError::new(
-            Exit::BadInput,
-            "--instructions ask about labels, and this set has none; use --task with a task of kind text",
-        ));
+/// What the lines of a set are asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// A task of the daemon.
+    Task(String),
+    /// The same of all, with the labels of each line.
+    Instructions(String),
+    /// What each line says, with its labels.
+    OwnInstructions,
+}
+
+impl Asked {
+    fn of(args: &EvalArgs, set: &Set, tasks: &[String]) -> Result<Asked, CommandError> {
+        if let Some(instructions) = &args.instructions {
+            if !set.is_decisions() {
+                return Err(CommandError::new(
+                    Exit::BadInput,
+                    "--instructions ask about labels, and this set has none; use --task with a task of kind text",
+                ));
+            }
+            return Ok(Asked::Instructions(instructions.clone()));
+        }
+        if let Some(task) = &args.task {
+            return Ok(Asked::Task(task.clone()));
+        }
+        if set.form == Form::OwnQuestion {
+            return Ok(Asked::OwnInstructions);
+        }
+        let stem = args.file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let named = tasks.iter().find(|task| *task == stem);
+        let usual = tasks.iter().find(|task| *task == "summarize").filter(|_| !set.is_decisions());
+        named.or(usual).cloned().map(Asked::Task).ok_or_else(|| {
+            CommandError::new(
+                Exit::BadInput,
+                format!(
+                    "no task is called {stem:?} like the file; say --task with one of {}, or --instructions, or give \
+                     each line instructions",
+                    tasks.join(", ")
+                ),
+            )
+        })
     }
-    if args.instructions.is_some() || args.task.is_some() {
-        return Ok(args.task.clone());
+
+    /// What `example` is asked, where it is no task of the daemon.
+    fn ask(&self, example: &Example) -> Option<Ask> {
+        let instructions = match self {
+            Asked::Task(_) => return None,
+            Asked::Instructions(instructions) => Some(instructions.clone()),
+            Asked::OwnInstructions => example.instructions.clone(),
+        };
+        Some(Ask { instructions, labels: Some(example.labels.clone()), ..Ask::new(Kind::Choice) })
     }
-    let stem = args.file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let named = tasks.iter().find(|task| *task == stem);
-    let usual = tasks.iter().find(|task| *task == "summarize").filter(|_| !set.is_decisions());
-    named.or(usual).cloned().map(Some).ok_or_else(|| {
-        CommandError::new(
-            Exit::BadInput,
-            format!(
-                "no task is called {stem:?} like the file; say --task with one of {}, or --instructions",
-                tasks.join(", ")
-            ),
-        )
-    })
 }
 
 fn requests(
     set: &Set,
-    task: Option<&str>,
-    instructions: Option<&str>,
+    asked: &Asked,
 ) -> impl Iterator<Item = Result<Request, CommandError>> + Send + 'static {
-    let (task, instructions) = (task.map(str::to_owned), instructions.map(str::to_owned));
-    set.examples.clone().into_iter().map(move |example| {
+    let request = |example: &Example| {
         let mut request = Request::new(String::new());
-        request.text = Some(example.text);
-        request.task.clone_from(&task);
-        request.ask = instructions.clone().map(|instructions| Ask {
-            instructions: Some(instructions),
-            labels: Some(example.labels),
-            ..Ask::new(Kind::Choice)
-        });
+        request.text = Some(example.text.clone());
+        request.task = if let Asked::Task(name) = asked { Some(name.clone()) } else { None };
+        request.ask = asked.ask(example);
         Ok(request)
-    })
+    };
+    set.examples.iter().map(request).collect::<Vec<_>>().into_iter()
 }
 
 /// Answers as they come.
@@ -229,7 +264,7 @@ impl<'s> Tally<'s> {
             Answer::Decision(decision) if decisions => {
                 self.cost.add(&decision.usage, &decision.energy);
                 let outcome = outcome(&decision, example);
-                self.outcomes.push(outcome.map_err(|error| error.while_doing(row(place)))?);
+                self.outcomes.push(outcome.map_err(|error| error.while_doing(line(example)))?);
                 Ok(())
             }
             Answer::Text(text) if !decisions => {
@@ -239,15 +274,15 @@ impl<'s> Tally<'s> {
             }
             // A figure over the rows that happened to work would not be the figure of the set.
             Answer::Error(failure) => {
-                Err(CommandError::new(exit_of(failure.reason), failure.message).while_doing(row(place)))
+                Err(CommandError::new(exit_of(failure.reason), failure.message).while_doing(line(example)))
             }
             other => Err(unexpected(&other)),
         }
     }
 }
 
-fn row(place: usize) -> String {
-    format!("row {}", place + 1)
+fn line(example: &Example) -> String {
+    format!("line {}", example.line)
 }
 
 fn outcome(decision: &Decision, example: &Example) -> Result<Outcome, CommandError> {
@@ -297,7 +332,11 @@ impl Written {
 
 impl Report {
     fn in_words(&self) -> String {
-        let how = self.task.as_deref().map_or("--instructions".to_owned(), |task| format!("task {task}"));
+        let how = match &self.task {
+            Some(task) => format!("task {task}"),
+            None if self.own_instructions => "instructions and labels of each line".to_owned(),
+            None => "--instructions".to_owned(),
+        };
         let mut out =
             format!("{}: {how}, {} on {}, {} threads\n\n", self.file, self.model, self.kernels, self.threads);
         let mut table = Table::new([Align::Left, Align::Right, Align::Left]);
@@ -326,9 +365,9 @@ impl Report {
         }
         out.push_str(&table.render());
         out.push_str(&format!("energy  {}\n", self.cost.energy_in_words()));
-        if let Some(scores) = &self.scores {
-            out.push_str(&label_table(scores));
-            out.push_str(&confusion_table(scores));
+        if let Some(by_label) = self.scores.as_ref().and_then(|scores| scores.by_label.as_ref()) {
+            out.push_str(&label_table(by_label));
+            out.push_str(&confusion_table(by_label));
         }
         if let Some(summaries) = &self.summaries {
             out.push('\n');
@@ -343,8 +382,13 @@ impl Report {
 fn score_rows(table: &mut Table, scores: &Scores) {
     let mut row = |name: &str, value: f64, note: &str| table.row([name, &format!("{value:.3}"), note]);
     row("accuracy", scores.accuracy, "");
-    row("always the commonest", scores.majority_share, "what always guessing one label would score");
-    row("macro-F1", scores.macro_f1, "");
+    if let Some(by_label) = &scores.by_label {
+        row("always the commonest", by_label.majority_share, "what always guessing one label would score");
+        row("macro-F1", by_label.macro_f1, "");
+    }
+    if let Some(share) = scores.blind_share {
+        row("guessing blindly", share, "one in as many labels as each line has");
+    }
     row("most confident half", scores.confident_half_accuracy, "accuracy where the probabilities are higher");
     row("calibration error", scores.calibration_error, "mean distance of probability and accuracy, ten bins");
     table.row(["decisions", &scores.rows.to_string(), ""]);
@@ -355,7 +399,7 @@ fn score_rows(table: &mut Table, scores: &Scores) {
     ]);
 }
 
-fn label_table(scores: &Scores) -> String {
+fn label_table(scores: &ByLabel) -> String {
     let mut table = Table::new([Align::Left, Align::Right, Align::Right, Align::Right, Align::Right]);
     table.row(["label", "answers", "guesses", "right", "F1"]);
     for label in &scores.labels {
@@ -366,7 +410,7 @@ fn label_table(scores: &Scores) -> String {
     format!("\n{}", table.render())
 }
 
-fn confusion_table(scores: &Scores) -> String {
+fn confusion_table(scores: &ByLabel) -> String {
     let mut align = vec![Align::Right; scores.labels.len() + 1];
     align[0] = Align::Left;
     let mut table = Table::new(align);

@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod current;
+pub mod labels;
 pub mod markers;
 pub mod nfc;
 pub mod prompt;

@@ -8,6 +8,7 @@ use tern_protocol::request::{Kind, Limits, Long, Priority};
 use tern_runtime::sampler::{Sampling, SamplingError};
 
 use super::answer::Reading;
+use super::labels;
 use crate::grammar::{Schema, SchemaError};
 use crate::serve::spending::{self, BadJoules};
 use crate::wire::{self, Ask};
@@ -247,7 +248,11 @@ impl Task {
         let decision = |labels, reading| Answering::Decision { labels, reading, threshold };
         let missing = |field| TaskError::Missing { field, kind };
         let answering = match ask.kind {
-            Kind::Choice => decision(check_labels(ask.labels.ok_or(missing("labels"))?)?, Reading::Choice),
+            Kind::Choice => {
+                let labels = ask.labels.ok_or(missing("labels"))?;
+                labels::check(&labels)?;
+                decision(labels, Reading::Choice)
+            }
             Kind::YesNo => decision(vec!["yes".to_owned(), "no".to_owned()], Reading::YesNo),
             Kind::Score => {
                 let (min, max) = (ask.min.ok_or(missing("min"))?, ask.max.ok_or(missing("max"))?);
@@ -369,22 +374,6 @@ fn refuse_unused(ask: &Ask, limits: Limits, kind: &'static str) -> Result<(), Ta
         Some((field, _)) => Err(TaskError::Unused { field, kind }),
         None => Ok(()),
     }
-}
-
-fn check_labels(labels: Vec<String>) -> Result<Vec<String>, TaskError> {
-    if labels.len() < 2 {
-        return Err(TaskError::TooFewLabels { found: labels.len() });
-    }
-    let mut seen = std::collections::HashSet::new();
-    for (index, label) in labels.iter().enumerate() {
-        if label.is_empty() {
-            return Err(TaskError::EmptyLabel { index });
-        }
-        if !seen.insert(label) {
-            return Err(TaskError::DuplicateLabel { label: label.clone() });
-        }
-    }
-    Ok(labels)
 }
 
 #[cfg(test)]
