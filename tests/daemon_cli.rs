@@ -122,6 +122,17 @@ fn classify_prints_the_daemons_answers_as_json() {
 }
 
 #[test]
+fn classify_asks_about_labels_alone() {
+    let line = |more: &[&str]| {
+        let arguments = ["classify", "-q", "--labels", "usb,network", "eth0 up"];
+        good(arguments.iter().chain(more).copied(), "").stdout
+    };
+    let alone = line(&[]);
+    assert_eq!(alone, line(&["--instructions", "Which of these fits best: {labels}?"]));
+    assert_eq!(alone, line(&["--instructions", "Which of these fits best: usb, network?"]));
+}
+
+#[test]
 fn classify_takes_a_task_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("mood.toml");
@@ -172,7 +183,7 @@ fn wrong_usage_is_code_2_and_names_the_option() {
     for (arguments, word) in [
         (&["classify", "x"][..], "--task"),
         (&["classify", "--task", "t", "--labels", "a,b", "--instructions", "Which?", "x"], "--labels"),
-        (&["classify", "--labels", "a,b", "x"], "--instructions"),
+        (&["classify", "--instructions", "Which?", "x"], "--labels"),
         (&["classify", "--task", "t", "--socket", "/s", "--model", "m.gguf", "x"], "--model"),
         (&["run", "--socket", "/s", "--kv", "f16", "x"], "--kv"),
         (&["eval", "set.jsonl", "--limit", "0"], "--limit"),

@@ -152,7 +152,7 @@ pub struct Ask<F: Storage> {
     pub kind: Kind,
     /// Name of the task; of a task file, its file name without the ending if it is not given.
     pub name: Option<F::Text>,
-    /// What to do, in the words the model was trained with or would understand.
+    /// What to do, in the words the model was trained with or would understand; `{labels}` is replaced.
     pub instructions: Option<F::Text>,
     /// How instructions and text become one message; `{instructions}` and `{text}` are replaced.
     pub template: Option<F::Text>,

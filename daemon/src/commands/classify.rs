@@ -18,6 +18,7 @@ use crate::figures;
 use crate::local::{DaemonChoice, unexpected};
 use crate::pipeline;
 use crate::table::cut;
+use crate::tasks::labels;
 use crate::terminal::Terminal;
 use crate::wire::{Answer, Ask, Decision, Request};
 
@@ -29,7 +30,8 @@ Examples:
   dmesg | tern classify --task log-severity
   tern classify --task log-subsystem 'usb 1-1: device not accepting address 4'
   journalctl -f -o cat | tern classify --task log-subsystem --json
-  tern classify --labels invoice,reminder --instructions 'What letter is this?' < letters.txt
+  tern classify --labels fan,pump,door 'the cooling water does not flow'
+  tern classify --labels invoice,reminder --instructions 'What letter is this, {labels}?' < letters.txt
 
 Each answer is a line: label, probability, text, with tabs between them unless a person is watching. A label of `?` \
 means that no label reached the task's threshold. Lines that are refused are said on standard error, and the exit \
@@ -62,16 +64,10 @@ struct Question {
     /// A task of your own: a TOML file with kind, instructions, labels, ...
     #[arg(long, value_name = "FILE", conflicts_with = "task")]
     task_file: Option<PathBuf>,
-    /// The labels to choose from, with commas between them
-    #[arg(
-        long,
-        value_name = "A,B,...",
-        value_delimiter = ',',
-        requires = "instructions",
-        conflicts_with_all = ["task", "task_file"]
-    )]
+    /// Labels of your own to choose from, with commas between them
+    #[arg(long, value_name = "A,B,...", value_delimiter = ',', conflicts_with_all = ["task", "task_file"])]
     labels: Vec<String>,
-    /// What to ask, with --labels
+    /// What to ask, with --labels, which stand where it says `{labels}` [default: Which of these fits best: {labels}?]
     #[arg(long, value_name = "TEXT", requires = "labels")]
     instructions: Option<String>,
     /// Answer `?` if the best label is less probable than this, with --labels
@@ -88,7 +84,9 @@ impl Question {
             (None, Some(path)) => request.ask = Some(read_task(path)?),
             (None, None) => {
                 request.ask = Some(Ask {
-                    instructions: self.instructions.clone(),
+                    instructions: Some(
+                        self.instructions.clone().unwrap_or_else(|| labels::CHOICE.to_owned()),
+                    ),
                     labels: Some(self.labels.clone()),
                     threshold: self.threshold,
                     ..Ask::new(Kind::Choice)

@@ -28,7 +28,7 @@ const EXAMPLES: &str = "\
 Examples:
   tern eval models/eval/log-subsystem.jsonl
   tern eval models/eval/summary.jsonl --limit 100 --json
-  tern eval letters.jsonl --instructions 'What kind of letter is this?'
+  tern eval letters.jsonl --instructions 'What kind of letter is this: {labels}?'
   tern eval models/eval/choice-renamed.jsonl
 
 A set is JSON lines: {\"text\": ..., \"labels\": [...], \"answer\": ...}, or without labels for summaries. The task \
@@ -45,7 +45,7 @@ pub struct EvalArgs {
     /// Task of the daemon
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
-    /// What to ask about the labels of each line, instead of a task
+    /// What to ask about the labels of each line, which stand where it says `{labels}`, instead of a task
     #[arg(long, value_name = "TEXT", conflicts_with = "task")]
     instructions: Option<String>,
     /// Only the first lines

@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod current;
+mod error;
 pub mod labels;
 pub mod markers;
 pub mod nfc;
@@ -14,5 +15,6 @@ mod task;
 pub mod template;
 
 pub use current::CurrentTasks;
+pub use error::{STOPS_IN_JSON, TaskError};
 pub use set::{TaskFileError, TaskSet, parse};
-pub use task::{Answering, LongForm, STOPS_IN_JSON, Task, TaskError, sampling};
+pub use task::{Answering, LongForm, Task, sampling};

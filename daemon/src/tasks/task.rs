@@ -1,20 +1,14 @@
 //! One task, checked.
 
-use std::error::Error;
-use std::fmt;
-
 use tern_protocol::limits::SCORE_STEPS;
 use tern_protocol::request::{Kind, Limits, Long, Priority};
 use tern_runtime::sampler::{Sampling, SamplingError};
 
 use super::answer::Reading;
-use super::labels;
-use crate::grammar::{Schema, SchemaError};
-use crate::serve::spending::{self, BadJoules};
+use super::{TaskError, labels};
+use crate::grammar::Schema;
+use crate::serve::spending;
 use crate::wire::{self, Ask};
-
-/// Why a schema takes no stop strings.
-pub const STOPS_IN_JSON: &str = "a stop string would cut the JSON of a schema; leave out stop or schema";
 
 /// How instructions and text become one message where the task does not say.
 const TEMPLATE: &str = "{instructions}\n{text}";
@@ -24,7 +18,7 @@ const TEMPLATE: &str = "{instructions}\n{text}";
 pub struct Task {
     /// Its name; `None` if it was given in a request without one.
     pub name: Option<String>,
-    /// What to do.
+    /// What to do, with the labels where the task's file says `{labels}`.
     pub instructions: String,
     /// `{instructions}` and `{text}` are replaced.
     pub template: String,
@@ -83,123 +77,6 @@ pub enum Answering {
     },
 }
 
-/// A task that makes no sense.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum TaskError {
-    /// A field is missing.
-    Missing {
-        /// The field.
-        field: &'static str,
-        /// The kind of task that needs it.
-        kind: &'static str,
-    },
-    /// A field that this kind of task has no use for.
-    Unused {
-        /// The field.
-        field: &'static str,
-        /// The kind of task.
-        kind: &'static str,
-    },
-    /// A field that has no use without `long`.
-    NotLong {
-        /// The field.
-        field: &'static str,
-    },
-    /// Fewer than two labels.
-    TooFewLabels {
-        /// How many there are.
-        found: usize,
-    },
-    /// A label without text.
-    EmptyLabel {
-        /// Its place, counted from 0.
-        index: usize,
-    },
-    /// Two equal labels.
-    DuplicateLabel {
-        /// The label.
-        label: String,
-    },
-    /// A threshold that is no probability.
-    Threshold {
-        /// What it is.
-        found: f32,
-    },
-    /// A range of scores that is empty or too wide.
-    ScoreRange {
-        /// The least value.
-        min: i32,
-        /// The greatest value.
-        max: i32,
-    },
-    /// The template does not use the text exactly once.
-    TemplateText {
-        /// How often it does.
-        found: usize,
-    },
-    /// An example whose answer the task cannot give.
-    ExampleAnswer {
-        /// Its place, counted from 0.
-        index: usize,
-        /// The answer.
-        answer: String,
-    },
-    /// `max_tokens` is 0.
-    NoTokens,
-    /// Stop strings beside a schema.
-    StopsInJson,
-    /// The schema cannot be used.
-    Schema(SchemaError),
-    /// A sampling setting is outside its range.
-    Sampling(SamplingError),
-    /// Joules that are no limit.
-    Joules(BadJoules),
-}
-
-impl fmt::Display for TaskError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TaskError::Missing { field, kind } => write!(f, "a task of kind {kind} needs {field}"),
-            TaskError::Unused { field, kind } => {
-                write!(f, "a task of kind {kind} has no use for {field}; leave it out or change kind")
-            }
-            TaskError::NotLong { field } => {
-                write!(f, "{field} has no use without long; say long = \"map_reduce\" or leave it out")
-            }
-            TaskError::TooFewLabels { found } => {
-                write!(f, "labels has {found} entries; a choice needs at least 2")
-            }
-            TaskError::EmptyLabel { index } => {
-                write!(f, "label {index} is empty; leave it out or give it text")
-            }
-            TaskError::DuplicateLabel { label } => write!(f, "label {label:?} is given twice; give it once"),
-            TaskError::Threshold { found } => {
-                write!(f, "threshold is {found}; it is a probability from 0 to 1")
-            }
-            TaskError::ScoreRange { min, max } => {
-                write!(f, "scores from {min} to {max}; max must be 1 to {SCORE_STEPS} above min")
-            }
-            TaskError::TemplateText { found } => {
-                write!(f, "the template has {{text}} {found} times; it must have it once")
-            }
-            TaskError::ExampleAnswer { index, answer } => {
-                write!(
-                    f,
-                    "example {index} answers {answer:?}, which this task cannot answer; use one of its labels, or JSON"
-                )
-            }
-            TaskError::NoTokens => f.write_str("limits.max_tokens is 0; ask for at least 1"),
-            TaskError::StopsInJson => f.write_str(STOPS_IN_JSON),
-            TaskError::Schema(error) => write!(f, "{error}"),
-            TaskError::Sampling(error) => write!(f, "{error}"),
-            TaskError::Joules(error) => write!(f, "limits.{error}"),
-        }
-    }
-}
-
-impl Error for TaskError {}
-
 /// Sampling as the runtime takes it, checked, and the stop strings.
 ///
 /// # Errors
@@ -240,6 +117,14 @@ impl Task {
             None if needs_instructions => return Err(TaskError::Missing { field: "instructions", kind }),
             None => String::new(),
         };
+        let is_text = matches!(ask.kind, Kind::Text | Kind::Extract);
+        let named = |words: &str| is_text && labels::are_named_in(words);
+        if named(&instructions) {
+            return Err(TaskError::NoLabelsToName { field: "instructions", kind });
+        }
+        if ask.reduce_instructions.as_deref().is_some_and(named) {
+            return Err(TaskError::NoLabelsToName { field: "reduce_instructions", kind });
+        }
         spending::check(limits.max_joules).map_err(TaskError::Joules)?;
         let threshold = ask.threshold;
         if let Some(found) = threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
@@ -277,6 +162,10 @@ impl Task {
                 }
                 Answering::Text { sampling, stops, max_tokens, schema, logprobs: None }
             }
+        };
+        let instructions = match &answering {
+            Answering::Decision { labels, .. } => labels::name_in(&instructions, labels),
+            Answering::Text { .. } => instructions,
         };
         let examples: Vec<_> = ask
             .example
@@ -421,6 +310,10 @@ mod tests {
             ("kind = 'text'\ninstructions = 'x'\n[limits]\nlong_tokens = 9", "without long"),
             ("kind = 'yes_no'\ninstructions = 'x'\nlong = 'map_reduce'", "no use for long"),
             ("kind = 'text'\ninstructions = 'x'\nlong = 'cut'", "unknown variant `cut`"),
+            (
+                "kind = 'text'\ninstructions = 'One of {labels}.'",
+                "instructions has {labels}, and a task of kind text",
+            ),
             ("kind = 'extract'\ninstructions = 'x'", "needs schema"),
             ("kind = 'extract'\ninstructions = 'x'\nschema = '7'", "a schema is a JSON object"),
             ("kind = 'extract'\ninstructions = 'x'\nschema = { not = {} }", "\"not\" is not supported"),
@@ -458,6 +351,16 @@ mod tests {
         let toml = "kind = 'text'\ninstructions = 'Do {text}.'\ntemplate = '<{instructions}> {x} {text}!'";
         let task = task(toml).expect("it makes sense");
         assert_eq!(task.message("a {instructions} b"), "<Do {text}.> {x} a {instructions} b!");
+    }
+
+    #[test]
+    fn instructions_name_the_labels_they_are_about() {
+        let message = |toml: &str| task(toml).expect("it makes sense").message("t {labels}");
+        let choice = "kind = 'choice'\ninstructions = 'One of {labels}, {x}?'\nlabels = ['b', 'a']";
+        assert_eq!(message(choice), "One of b, a, {x}?\nt {labels}");
+        assert_eq!(message("kind = 'yes_no'\ninstructions = '{labels}?'"), "yes, no?\nt {labels}");
+        let score = "kind = 'score'\nmin = 1\nmax = 3\ninstructions = 'How bad, {labels}?'\ntemplate = '{text}: {instructions}'";
+        assert_eq!(message(score), "t {labels}: How bad, 1, 2, 3?");
     }
 
     #[test]
