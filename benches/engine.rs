@@ -6,7 +6,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tern_runtime::engine::{Engine, Goal, Piece};
 use tern_runtime::kv_cache::KvType;
-use tern_tests::model::{Setup, bundled, greedy, run, tokens, with_engine};
+use tern_tests::model::{BUNDLED, Setup, bundled, greedy, run, tokens, with_engine};
 use tern_tests::sets;
 
 /// Prompt tokens that are read in one pass.
@@ -31,7 +31,7 @@ fn engine(c: &mut Criterion) {
     let set = sets::usable()[0];
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
     let setup = Setup { set, workers, kv: KvType::F16, ..Setup::default() };
-    with_engine(&bundled("tern-log-4m-i2_s.gguf"), setup, |engine| {
+    with_engine(&bundled(BUNDLED), setup, |engine| {
         engine.keep_prefixes(false);
         let mut group = c.benchmark_group(set.name);
         let prompt = tokens(&(0..PROMPT as u32).map(|i| 10 + 37 * i % 4000).collect::<Vec<_>>());

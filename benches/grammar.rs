@@ -14,7 +14,7 @@ use tern::grammar::{Book, Grammar, Schema};
 use tern_runtime::gguf::Gguf;
 use tern_runtime::map::MappedFile;
 use tern_runtime::tokenizer::Tokenizer;
-use tern_tests::model::bundled;
+use tern_tests::model::{BUNDLED, bundled};
 
 /// Schemas, and a text of each.
 const CASES: [(&str, &str, &str); 2] = [
@@ -56,7 +56,7 @@ fn show(what: &str, mut times: Vec<Duration>) {
 
 fn main() {
     let path = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
-    let path = path.map_or_else(|| bundled("tern-log-4m-i2_s.gguf"), PathBuf::from);
+    let path = path.map_or_else(|| bundled(BUNDLED), PathBuf::from);
     let words = words(&path);
     let book = Book::default();
     for (name, schema, text) in CASES {

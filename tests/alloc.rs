@@ -10,7 +10,7 @@ use tern_runtime::constraint::{Constraint, Progress};
 use tern_runtime::engine::{Engine, Event, Generate, Goal, Piece, Request};
 use tern_runtime::kv_cache::KvType;
 use tern_runtime::sampler::Sampling;
-use tern_tests::model::{Setup, bundled, with_engine};
+use tern_tests::model::{BUNDLED, Setup, bundled, with_engine};
 use tern_tests::sets;
 
 /// The system's allocator, counting.
@@ -93,7 +93,7 @@ fn serve(engine: &mut Engine<'_>, key: u64, prompt: &[Piece<'_>], goal: Goal<'_>
 #[test]
 fn requests_allocate_nothing() {
     let setup = Setup { set: sets::usable()[0], workers: 2, kv: KvType::F16, ..Setup::default() };
-    with_engine(&bundled("tern-log-4m-i2_s.gguf"), setup, |engine| {
+    with_engine(&bundled(BUNDLED), setup, |engine| {
         let prompt =
             [Piece::Token(0), Piece::Text("User: How severe is this log line?\nusb 1-1: device not found")];
         let sampling =

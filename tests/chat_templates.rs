@@ -14,7 +14,7 @@ use tern_runtime::gguf::{Gguf, Header};
 use tern_runtime::map::MappedFile;
 use tern_tests::fill::Random;
 use tern_tests::http_peer::HttpDaemon;
-use tern_tests::model::bundled;
+use tern_tests::model::{BUNDLED, bundled};
 
 /// What special tokens of such models spell.
 const MARKERS: [&str; 12] = [
@@ -163,7 +163,7 @@ fn damaged_templates_are_refused_or_harmless() {
 /// The bundled model with another chat template.
 fn templated(folder: &Path, template: &str) -> PathBuf {
     const KEY: &str = "tokenizer.chat_template";
-    let file = MappedFile::open(bundled("tern-log-4m-i2_s.gguf")).expect("the bundled model");
+    let file = MappedFile::open(bundled(BUNDLED)).expect("the bundled model");
     let gguf = Gguf::parse(file.bytes()).expect("a sound file");
     let mut header = Header::new();
     for (key, value) in gguf.entries().filter(|(key, _)| *key != KEY) {

@@ -6,7 +6,7 @@ use tern_runtime::engine::{Engine, Event, Finish, Generate, Goal, MOST_LOGPROBS,
 use tern_runtime::head::HeadKind;
 use tern_runtime::plan::Options;
 use tern_runtime::sampler::{Candidate, Rng, Sampling, sample};
-use tern_tests::model::{Setup, bundled, logits, tokens, with_options};
+use tern_tests::model::{BUNDLED, Setup, bundled, logits, tokens, with_options};
 use tern_tests::sets;
 
 /// Prompts, as ids of the bundled model.
@@ -87,7 +87,7 @@ fn on_both_heads(test: impl Fn(&mut Engine<'_>)) {
     let setup = Setup { set: sets::usable()[0], workers: 2, ..Setup::default() };
     for head in [HeadKind::File, HeadKind::Int8] {
         let adjust = |options: &mut Options| options.head = head;
-        with_options(&bundled("tern-log-4m-i2_s.gguf"), setup, adjust, &test);
+        with_options(&bundled(BUNDLED), setup, adjust, &test);
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use tern_tests::broker::Broker;
 use tern_tests::daemon::Daemon;
 use tern_tests::fill::Random;
+use tern_tests::model::bundled_name;
 use tern_tests::mqtt_daemon::{Answers, SHORT, asking, severity, slow_model, start, start_in, topic};
 use tern_tests::mqtt_peer::{Note, PATIENCE, Peer};
 
@@ -239,7 +240,7 @@ fn the_device_says_whether_it_is_there() {
     let mut daemon = start(&broker, "pi", "discovery = 'homeassistant'\nmetrics_s = 1\n");
     let online = me.receive();
     let body = online.json();
-    assert_eq!((&body["state"], &body["model"]), (&json!("online"), &json!("tern-log-4m-v1")));
+    assert_eq!((&body["state"], &body["model"]), (&json!("online"), &json!(bundled_name())));
     assert!(body["tasks"].as_array().is_some_and(|tasks| tasks.contains(&json!("log-severity"))), "{body}");
     let discovery = me.receive_where(|note| note.topic == "homeassistant/device/tern_pi/config").json();
     let components = discovery["components"].as_object().expect("entities").keys().cloned();

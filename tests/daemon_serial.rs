@@ -15,6 +15,7 @@ use tern_protocol::request::Generate;
 use tern_protocol::storage::{Borrowed, Fixed};
 use tern_protocol::{Answer, Request};
 use tern_tests::daemon::Daemon;
+use tern_tests::model::bundled_name;
 use tern_tests::port::{Noisy, Port, SerialLine};
 
 type Room = Fixed<1024, 16>;
@@ -92,7 +93,7 @@ fn a_client_is_answered_as_it_would_be_over_the_socket() {
     let mut status = Request::<Borrowed>::new("s");
     status.status = true;
     let Ok(Answer::Status(status)) = client.ask::<_, Room>(&status, 1) else { panic!("no status") };
-    assert_eq!((status.model.as_str(), status.requests.answered), ("tern-log-4m-v1", 8));
+    assert_eq!((status.model.as_str(), status.requests.answered), (bundled_name().as_str(), 8));
     let mut cancel = Request::<Borrowed>::new("c");
     cancel.cancel = Some("nobody");
     let Ok(Answer::Error(failure)) = client.ask::<_, Room>(&cancel, 1) else { panic!("no error") };

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 use tern_tests::daemon::{Daemon, Peer};
+use tern_tests::model::bundled_name;
 
 const USAGE: [&str; 8] = [
     "prompt_tokens",
@@ -29,7 +30,7 @@ fn is_complete(answer: &Value) {
         // A request may be over before a coarse meter has counted anything, and then says so.
         Some(joules) => assert!(joules > 0.0 || energy["below_resolution"] == true, "{answer}"),
     }
-    assert_eq!(answer["model"], "tern-log-4m-v1", "{answer}");
+    assert_eq!(answer["model"], bundled_name(), "{answer}");
 }
 
 fn probabilities(answer: &Value) -> Vec<(String, f64)> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tern_tests::binary;
 use tern_tests::daemon::{Daemon, TALKER};
+use tern_tests::model::bundled_name;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -101,7 +102,7 @@ fn the_manager_hears_of_start_life_and_end() {
     let patience_us: u64 = value(&loading, "EXTEND_TIMEOUT_USEC").parse().expect("a number");
     assert!(patience_us >= 30_000_000, "{loading:?}");
     let ready = manager.hear("READY=1");
-    assert!(value(&ready, "STATUS").starts_with("tern-log-4m-v1 with "), "{ready:?}");
+    assert!(value(&ready, "STATUS").starts_with(&format!("{} with ", bundled_name())), "{ready:?}");
     manager.hear("WATCHDOG=1");
     manager.hear("WATCHDOG=1");
     let mut peer = daemon.connect();

@@ -15,7 +15,9 @@ use tern_runtime::sampler::{Sampling, argmax};
 use tern_runtime::stop::StopError;
 use tern_runtime::tokenizer::Special;
 use tern_runtime::trie::LabelError;
-use tern_tests::model::{Outcome, Setup, fixture, greedy, logits, run, tokens, with_engine, with_options};
+use tern_tests::model::{
+    BUNDLED, Outcome, Setup, fixture, greedy, logits, run, tokens, with_engine, with_options,
+};
 use tern_tests::sets;
 
 const TINY: &str = "oracle/gguf/tiny-i2_s.gguf";
@@ -336,7 +338,7 @@ fn a_plan_for_other_parts_is_refused() {
     let pool = Pool::new(3).expect("threads");
     let error = Engine::new(&gguf, &plan, set, &pool, &mut memory).expect_err("another number of workers");
     assert_eq!(error, LoadError::NotAsPlanned { what: "workers", planned: 2, found: 3 });
-    let other = MappedFile::open(tern_tests::model::bundled("tern-log-4m-i2_s.gguf")).expect("the model");
+    let other = MappedFile::open(tern_tests::model::bundled(BUNDLED)).expect("the model");
     let other = Gguf::parse(other.bytes()).expect("a good file");
     let pool = Pool::new(2).expect("threads");
     let error = Engine::new(&other, &plan, set, &pool, &mut memory);

@@ -24,7 +24,7 @@ use tern_runtime::parallel::Serial;
 use tern_runtime::plan::{MemoryPlan, Options};
 use tern_runtime::tokenizer::Special;
 use tern_tests::fill::Random;
-use tern_tests::model::{Setup, bundled, fixture, greedy, logits, run, tokens, with_options};
+use tern_tests::model::{BUNDLED, Setup, bundled, fixture, greedy, logits, run, tokens, with_options};
 use tern_tests::{npy, sets};
 
 /// A model and the columns that share a scale in it.
@@ -314,7 +314,7 @@ fn texts(engine: &Engine<'_>, most: usize) -> Vec<Vec<u32>> {
 
 #[test]
 fn what_int8_loses_beside_float_on_a_trained_model() {
-    let source = MappedFile::open(bundled("tern-log-4m-i2_s.gguf")).expect("the bundled model");
+    let source = MappedFile::open(bundled(BUNDLED)).expect("the bundled model");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("weight-only.gguf");
     fs::write(&path, weight_only(&Gguf::parse(source.bytes()).expect("a good file"))).expect("a small file");
@@ -331,7 +331,7 @@ fn what_int8_loses_beside_float_on_a_trained_model() {
     assert_eq!(group, Some(128));
     let rows = expected.len() / vocab;
     let mut losses = Vec::new();
-    let whole = bundled("tern-log-4m-i2_s.gguf");
+    let whole = bundled(BUNDLED);
     for (name, path) in [("a scale for each 128 columns", &path), ("a scale for each token", &whole)] {
         let (found, ..) = of(path, Activations::Int8);
         let (largest, divergence, flips) = compare(&found, &expected, vocab);

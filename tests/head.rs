@@ -20,7 +20,7 @@ use tern_runtime::model::{Config, Dense, DenseData, Model};
 use tern_runtime::parallel::Serial;
 use tern_runtime::sampler::{Candidate, Rng, Sampling, argmax, choose, penalized, recent, sample};
 use tern_tests::fill::Random;
-use tern_tests::model::{Outcome, Setup, bundled, greedy, logits, run, tokens, with_options};
+use tern_tests::model::{BUNDLED, Outcome, Setup, bundled, greedy, logits, run, tokens, with_options};
 use tern_tests::sets;
 
 /// The settings whose choices are compared: each way of not needing every logit, with penalties and without.
@@ -288,7 +288,7 @@ fn texts(engine: &Engine<'_>, name: &str, n: usize) -> Vec<Vec<u32>> {
 
 /// Final hidden states of the bundled model at every position of some texts, and its head as stored.
 fn real_states(test: impl FnOnce(&[f32], &Dense<'_>)) {
-    let path = bundled("tern-log-4m-i2_s.gguf");
+    let path = bundled(BUNDLED);
     let texts = with_options(&path, Setup::default(), |_| {}, |e| texts(e, "log-severity.jsonl", 60));
     let file = MappedFile::open(&path).expect("the bundled model");
     let gguf = Gguf::parse(file.bytes()).expect("a good file");
@@ -402,7 +402,7 @@ fn int8(options: &mut tern_runtime::plan::Options) {
 
 #[test]
 fn the_engine_chooses_as_all_its_logits_say() {
-    let path = bundled("tern-log-4m-i2_s.gguf");
+    let path = bundled(BUNDLED);
     let setup = Setup { set: sets::usable()[0], workers: 2, kv: KvType::F32, ..Setup::default() };
     with_options(&path, setup, int8, |engine| {
         let vocab = engine.model().config.vocab;
@@ -435,7 +435,7 @@ fn the_engine_chooses_as_all_its_logits_say() {
 
 #[test]
 fn an_int8_head_answers_alike_on_every_set_and_beside_strangers() {
-    let path = bundled("tern-log-4m-i2_s.gguf");
+    let path = bundled(BUNDLED);
     let labels = ["critical", "error", "warning", "warm"];
     let sampled = |seed| {
         Goal::Generate(Generate {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tern_runtime::engine::{Goal, Piece};
 use tern_runtime::kv_cache::KvType;
-use tern_tests::model::{Setup, bundled, fixture, greedy, logits, run, tokens, with_engine};
+use tern_tests::model::{BUNDLED, Setup, bundled, fixture, greedy, logits, run, tokens, with_engine};
 use tern_tests::{npy, sets};
 
 const TINY: &str = "oracle/gguf/tiny-i2_s.gguf";
@@ -208,7 +208,7 @@ fn the_bundled_model_agrees_with_hugging_face() {
     for n in 0..3 {
         let ids = npy::ids(&bundled(&format!("reference/ref{n}_ids.npy")));
         let (vocab, expected) = npy::floats(&bundled(&format!("reference/ref{n}_logits.npy")));
-        let model = bundled("tern-log-4m-i2_s.gguf");
+        let model = bundled(BUNDLED);
         let setup = Setup { set: sets::usable()[0], ..Setup::default() };
         let found = with_engine(Path::new(&model), setup, |e| logits(e, &ids));
         let (largest, flips) = compare(&found, &expected, vocab);
@@ -224,7 +224,7 @@ fn the_bundled_model_agrees_with_hugging_face() {
 
 #[test]
 fn text_never_becomes_a_special_token() {
-    with_engine(&bundled("tern-log-4m-i2_s.gguf"), Setup::default(), |engine| {
+    with_engine(&bundled(BUNDLED), Setup::default(), |engine| {
         let pieces = vec![Piece::Text("<|eot_id|>")];
         let usage = run(engine, &[(pieces, Goal::Logits)]).remove(0).finish.expect("it ended").1;
         assert!(usage.prompt_tokens > 1, "ten characters of text, not one token");

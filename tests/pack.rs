@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tern_tests::binary::{Ended, run, tern};
-use tern_tests::model::{bundled, fixture};
+use tern_tests::model::{BUNDLED, bundled, fixture};
 
 const LAYOUTS: [&str; 5] = ["t2b128", "tl1p32", "t2r4", "t5r", "t5c"];
 
@@ -38,7 +38,7 @@ fn logits(folder: &Path, model: &Path) -> Vec<u8> {
 #[test]
 fn every_layout_holds_the_same_model_and_gives_the_same_bits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for model in [bundled("tern-log-4m-i2_s.gguf"), fixture("oracle/gguf/tiny-i2_s.gguf")] {
+    for model in [bundled(BUNDLED), fixture("oracle/gguf/tiny-i2_s.gguf")] {
         let expected = logits(folder.path(), &model);
         let source_bytes = fs::metadata(&model).expect("the model is there").len();
         for layout in LAYOUTS {
@@ -59,7 +59,7 @@ fn every_layout_holds_the_same_model_and_gives_the_same_bits() {
 #[test]
 fn a_packed_file_is_a_model_like_any_other() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let model = bundled("tern-log-4m-i2_s.gguf");
+    let model = bundled(BUNDLED);
     let (five, back) = (folder.path().join("five.gguf"), folder.path().join("back.gguf"));
     packed(&model, &five, "t5r", "file");
     // Packed once more into the layout of the original: nothing was lost on the way.

@@ -10,7 +10,7 @@ use tern_runtime::model::Config;
 use tern_runtime::plan::Options;
 use tern_runtime::sampler::Sampling;
 use tern_tests::fill::Random;
-use tern_tests::model::{Outcome, Setup, fixture, logits, run, tokens, with_engine, with_options};
+use tern_tests::model::{BUNDLED, Outcome, Setup, fixture, logits, run, tokens, with_engine, with_options};
 use tern_tests::sets;
 
 const TINY: &str = "oracle/gguf/tiny-i2_s.gguf";
@@ -269,7 +269,7 @@ fn prompts_of_a_higher_rank_are_read_first_and_none_stands_still() {
 
 #[test]
 fn attention_over_many_spans_has_the_bits_of_one_worker() {
-    let path = tern_tests::model::bundled("tern-log-4m-i2_s.gguf");
+    let path = tern_tests::model::bundled(BUNDLED);
     let mut random = Random::new(11);
     let run = |setup: Setup, ids: &[u32]| {
         let adjust = |options: &mut Options| options.context_tokens = 320;

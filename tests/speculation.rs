@@ -6,7 +6,7 @@ use tern_runtime::head::HeadKind;
 use tern_runtime::kv_cache::KvType;
 use tern_runtime::plan::Options;
 use tern_runtime::sampler::{Rng, Sampling};
-use tern_tests::model::{Setup, bundled, fixture, tokens, with_options};
+use tern_tests::model::{BUNDLED, Setup, bundled, fixture, tokens, with_options};
 use tern_tests::sets;
 
 /// What a request was told, and what it took.
@@ -175,8 +175,8 @@ impl Constraint for Dictated<'_> {
 fn on_engines(mut test: impl FnMut(&str, &mut Engine<'_>)) {
     let fast = Setup { set: sets::usable()[0], ..Setup::default() };
     let models = [
-        ("file head", bundled("tern-log-4m-i2_s.gguf"), HeadKind::File, KvType::F16, 1, 5),
-        ("int8 head", bundled("tern-log-4m-i2_s.gguf"), HeadKind::Int8, KvType::I8, 2, 8),
+        ("file head", bundled(BUNDLED), HeadKind::File, KvType::F16, 1, 5),
+        ("int8 head", bundled(BUNDLED), HeadKind::Int8, KvType::I8, 2, 8),
         ("tiny", fixture("oracle/gguf/tiny-i2_s.gguf"), HeadKind::Stored, KvType::F32, 1, 32),
     ];
     for (name, path, head, kv, workers, draft_tokens) in models {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use tern_tests::binary::{Ended, run, tern};
+use tern_tests::model::{BUNDLED, bundled};
 
 /// Runs `tern`, which must end with `code`.
 fn ends<'a>(code: i32, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
@@ -30,7 +31,7 @@ fn models_are_listed_by_what_fits_and_described_one_by_one() {
     let small = names(&json(["models", "--json", "--board", "raspberry-pi-zero-2-w"]));
     let large = names(&json(["models", "--json", "--board", "raspberry-pi-5"]));
     assert!(
-        small.contains(&"tern-log-4m".to_owned()) && !small.contains(&"bitnet-2b4t".to_owned()),
+        small.contains(&"tern-log".to_owned()) && !small.contains(&"bitnet-2b4t".to_owned()),
         "{small:?}"
     );
     assert!(large.len() > small.len() && large.iter().all(|name| all.contains(name)), "{large:?}");
@@ -81,4 +82,19 @@ fn a_shape_is_timed_by_layers_and_added_up() {
     }
     ends(2, ["bench", "--shape", "huge"]);
     ends(2, ["bench", "--shape", "tiny", "--bandwidth", "0"]);
+}
+
+#[test]
+fn the_bundled_model_is_what_the_list_says() {
+    let listed = json(["models", "tern-log", "--json"]);
+    let listed = &listed["model"];
+    let file = bundled(BUNDLED).display().to_string();
+    let found = json(["inspect", "--json", &file]);
+    assert_eq!(listed["file"], BUNDLED, "{listed:#}");
+    let mb = found["file_bytes"].as_f64().expect("a size") / 1e6;
+    assert!((mb - listed["file_mb"].as_f64().expect("a size")).abs() <= 0.005, "{mb} MB: {listed:#}");
+    for field in ["vocab", "context", "hidden", "ffn", "layers", "heads", "kv_heads", "head_dim"] {
+        assert_eq!(found["shape"][field], listed["shape"][field], "{field}");
+    }
+    assert_eq!(found["architecture"], listed["architecture"]);
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tern_tests::binary::{Ended, run, tern};
-use tern_tests::model::{bundled, fixture};
+use tern_tests::model::{BUNDLED, bundled, fixture};
 use tern_tests::npy;
 
 /// Runs `tern`, which must end with `code`.
@@ -201,7 +201,7 @@ fn bench_measures_both_rates_beside_their_bound() {
 
 #[test]
 fn doctor_proves_every_set_and_tries_the_model() {
-    let model = text(&bundled("tern-log-4m-i2_s.gguf")).to_owned();
+    let model = text(&bundled(BUNDLED)).to_owned();
     let found = json(["doctor", "--json", "--model", &model]);
     assert_eq!(found["wrong"], Value::Array(Vec::new()), "{found:#}");
     let proofs = found["proofs"].as_array().expect("a list");

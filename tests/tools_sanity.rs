@@ -7,14 +7,12 @@ use tern::sanity::{self, Sanity};
 use tern_runtime::gguf::{Gguf, TensorType};
 use tern_runtime::map::MappedFile;
 use tern_tests::binary::{run, tern};
-use tern_tests::model::{Setup, bundled, with_options};
+use tern_tests::model::{BUNDLED, Setup, bundled, with_options};
 use tern_tests::sets;
-
-const MODEL: &str = "tern-log-4m-i2_s.gguf";
 
 /// Where the ternary tensors and the embedding lie in the file: name, first byte, bytes, whether it is ternary.
 fn tensors() -> Vec<(String, usize, usize, bool)> {
-    let map = MappedFile::open(bundled(MODEL)).expect("the bundled model");
+    let map = MappedFile::open(bundled(BUNDLED)).expect("the bundled model");
     let gguf = Gguf::parse(map.bytes()).expect("it is sound");
     let facts = |info: &tern_runtime::gguf::TensorInfo<'_>| {
         let at = (gguf.data_at_bytes() + info.offset_bytes()) as usize;
@@ -36,7 +34,7 @@ fn damaged(
     wanted: impl Fn(&str) -> bool,
     mut change: impl FnMut(&mut [u8], &mut [u8]),
 ) -> std::path::PathBuf {
-    let mut bytes = std::fs::read(bundled(MODEL)).expect("the bundled model");
+    let mut bytes = std::fs::read(bundled(BUNDLED)).expect("the bundled model");
     for (_, at, len, _) in tensors().into_iter().filter(|(name, .., ternary)| *ternary && wanted(name)) {
         let (codes, tail) = bytes[at..at + len].split_at_mut(len - TAIL);
         change(codes, &mut tail[..4]);
@@ -76,7 +74,7 @@ fn tenth(_: &mut [u8], scale: &mut [u8]) {
 
 #[test]
 fn the_bundled_model_reads_and_its_damaged_copies_do_not() {
-    let sound = examine(&bundled(MODEL));
+    let sound = examine(&bundled(BUNDLED));
     println!("as it is: {}", sound.line());
     assert!(sound.sound && sound.perplexity < 300.0 && sound.shuffled_perplexity > 1000.0, "{sound:?}");
     assert!(sound.complaint("").is_none() && sound.tokens > 100 && sound.bytes > 400, "{sound:?}");
@@ -92,7 +90,7 @@ fn the_bundled_model_reads_and_its_damaged_copies_do_not() {
     type Damage<'a> = (&'a str, Box<dyn FnOnce() -> std::path::PathBuf + 'a>);
     let shuffled = || {
         let (_, at, len, _) = tensors().into_iter().find(|(.., ternary)| !ternary).expect("an embedding");
-        let mut bytes = std::fs::read(bundled(MODEL)).expect("the bundled model");
+        let mut bytes = std::fs::read(bundled(BUNDLED)).expect("the bundled model");
         let row = len / sound.vocabulary;
         let rows: Vec<u8> = bytes[at..at + len].chunks_exact(row).rev().flatten().copied().collect();
         bytes[at..at + len].copy_from_slice(&rows);

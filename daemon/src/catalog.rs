@@ -237,10 +237,7 @@ mod tests {
         for model in &KNOWN.models {
             let Known { name, repository, file, architecture, missing, source, licence, .. } = model;
             let parts: Vec<&str> = repository.split('/').collect();
-            assert!(
-                repository.is_empty() && name == "tern-log-4m" || parts.len() == 2,
-                "{name}: {repository}"
-            );
+            assert!(repository.is_empty() && name == "tern-log" || parts.len() == 2, "{name}: {repository}");
             assert!(!repository.contains(':') && !source.contains("http"), "{name}: no links");
             assert!(!licence.is_empty() && !source.is_empty() && !model.title.is_empty(), "{name}");
             assert!(!file.is_empty() && model.file_mb > 0.0, "{name}: a file that was looked up");
@@ -249,7 +246,7 @@ mod tests {
             let has_graph = ARCHITECTURES.contains(&architecture.as_str());
             assert!(has_graph || !missing.is_empty(), "{name}: {architecture} is no graph of this build");
         }
-        let bundled = KNOWN.models.iter().find(|model| model.name == "tern-log-4m").expect("it is listed");
+        let bundled = KNOWN.models.iter().find(|model| model.name == "tern-log").expect("it is listed");
         assert!(bundled.runs() && bundled.board_mib() == Some(512));
     }
 
@@ -303,7 +300,7 @@ mod tests {
     #[test]
     fn memory_is_what_the_plan_would_take() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        for name in ["tern-log-4m", "bitnet-large", "bitnet-2b4t"] {
+        for name in ["tern-log", "bitnet-large", "bitnet-2b4t"] {
             let model = KNOWN.models.iter().find(|model| model.name == name).expect("it is listed");
             let shape = model.shape;
             let number = |value: u64| u32::try_from(value).expect("a small number");
@@ -356,7 +353,7 @@ mod tests {
     #[test]
     fn what_fits_is_the_largest_that_runs() {
         assert_eq!(largest_that_fits(1 << 40).map(|model| model.runs()), Some(true));
-        assert_eq!(largest_that_fits(40 << 20).map(|model| model.name.as_str()), Some("tern-log-4m"));
+        assert_eq!(largest_that_fits(40 << 20).map(|model| model.name.as_str()), Some("tern-log"));
         assert!(largest_that_fits(1 << 20).is_none());
     }
 }

@@ -21,7 +21,7 @@ Examples:
   tern demo                                  see it work, with the bundled model
   dmesg | tern classify --task log-severity  one decision a line
   tern serve                                 answer on a Unix socket
-  tern inspect models/tern-log-4m-i2_s.gguf  what is in a model file, what it needs
+  tern inspect models/tern-log-i2_s.gguf  what is in a model file, what it needs
 
 Exit codes: 0 done, 1 the outcome is a failure, 2 usage, 64 bad input, 66 no such input or unusable model, 69 no \
 daemon on the socket, 70 internal fault, 73 cannot write the output, 75 busy, try again.";

@@ -23,6 +23,19 @@ pub fn bundled(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
 }
 
+/// The bundled model. What tests assert of it is so for any model in its place.
+pub const BUNDLED: &str = "tern-log-i2_s.gguf";
+
+/// What the bundled model calls itself: the name under which a daemon offers it.
+///
+/// # Panics
+/// If it is no model, or has no name.
+pub fn bundled_name() -> String {
+    let file = MappedFile::open(bundled(BUNDLED)).expect("the bundled model");
+    let model = Gguf::parse(file.bytes()).expect("a model");
+    model.str("general.name").expect("it has a name").to_owned()
+}
+
 /// How a test wants its engine.
 #[derive(Clone, Copy)]
 pub struct Setup {

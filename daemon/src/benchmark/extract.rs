@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn an_extract_is_written_as_dictated() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-4m-i2_s.gguf");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-i2_s.gguf");
         let lines = "{\"text\": \"The pump was switched off at noon by the crew of the night. It is old.\", \"answer\": \
                      \"x\"}\n{\"text\": \"The valve behind it leaks since the storm of last week. Nobody went there.\", \
                      \"answer\": \"y\"}";

@@ -228,7 +228,7 @@ mod tests {
         let of = |kv| {
             let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/");
             let engine = EngineChoice { slots: Some(1), kv: Some(kv), ..EngineChoice::default() };
-            (ModelChoice { path: Some(format!("{models}tern-log-4m-i2_s.gguf").into()), engine }, models)
+            (ModelChoice { path: Some(format!("{models}tern-log-i2_s.gguf").into()), engine }, models)
         };
         let (reference, models) = of(KvType::F32);
         let text = fs::read_to_string(format!("{models}eval/summary.jsonl")).expect("a set");

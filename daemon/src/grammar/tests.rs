@@ -9,7 +9,7 @@ use tern_runtime::sampler::Sampling;
 use super::*;
 use crate::model::{EngineChoice, ModelChoice, with_engine};
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-4m-i2_s.gguf");
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-i2_s.gguf");
 
 /// The schemas, which a peer in Python checks as well.
 const SCHEMAS: &str = include_str!("../../../tests/fixtures/schemas.json");

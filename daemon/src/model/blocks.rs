@@ -120,9 +120,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_trained_model_shows_its_blocks() {
-        let map = open("models/tern-log-4m-i2_s.gguf");
+        let map = open("models/tern-log-i2_s.gguf");
         let found = evidence(&Gguf::parse(map.bytes()).expect("a good file")).expect("it has layers");
-        let other = in_blocks_of_64("models/tern-log-4m-i2_s.gguf");
+        let other = in_blocks_of_64("models/tern-log-i2_s.gguf");
         let rewritten = evidence(&Gguf::parse(&other).expect("a good file")).expect("it has layers");
         assert!(found > 2.0 * CONCLUSIVE && rewritten < -2.0 * CONCLUSIVE, "{found:.1} and {rewritten:.1}");
     }

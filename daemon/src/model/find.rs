@@ -8,7 +8,7 @@ use super::OpenError;
 pub const MODEL_VARIABLE: &str = "TERN_MODEL";
 
 /// The bundled model.
-const BUNDLED: &str = "tern-log-4m-i2_s.gguf";
+const BUNDLED: &str = "tern-log-i2_s.gguf";
 
 /// Where packages put models.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/share/tern/models", "/usr/lib/tern/models"];

@@ -202,7 +202,7 @@ mod tests {
 
     use crate::synth::{Shape, header};
 
-    const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-4m-i2_s.gguf");
+    const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-i2_s.gguf");
 
     fn on<R>(file: &Path, test: impl FnOnce(&Gguf<'_>, &Config) -> R) -> R {
         let map = MappedFile::open(file).expect("it is there");

@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn blocks_of_64_are_noticed_and_read_when_asked_for() {
         let path = Path::new("m.gguf");
-        let bytes = in_blocks_of_64("models/tern-log-4m-i2_s.gguf");
+        let bytes = in_blocks_of_64("models/tern-log-i2_s.gguf");
         let checked = |blocks| {
             let (gguf, reading) = parse(path, &bytes, blocks)?;
             check_blocks(path, &gguf, blocks).map(|()| (gguf, reading))
@@ -215,7 +215,7 @@ mod tests {
         assert!(gguf.tensors().any(|info| info.ty() == TensorType::I2s64));
         assert!(note(&reading).contains("64"));
         assert!(checked(Some(I2sBlocks::Of128)).is_ok(), "who insists gets it");
-        let map = open("models/tern-log-4m-i2_s.gguf");
+        let map = open("models/tern-log-i2_s.gguf");
         let (gguf, reading) = parse(path, map.bytes(), None).expect("as published");
         assert!(check_blocks(path, &gguf, None).is_ok() && note(&reading).is_empty());
     }

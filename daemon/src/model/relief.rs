@@ -169,7 +169,7 @@ mod tests {
     use tern_runtime::map::MappedFile;
     use tern_runtime::model::Config;
 
-    const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-4m-i2_s.gguf");
+    const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-i2_s.gguf");
 
     #[test]
     fn a_refusal_names_the_cheapest_options_that_fit_and_then_another_model() {

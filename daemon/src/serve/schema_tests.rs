@@ -10,7 +10,7 @@ use crate::client::{Client, ClientError};
 use crate::model::EngineChoice;
 use crate::wire::{Answer, Ask, Chosen, Generate, Request, Sampling, Text};
 
-const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-4m-i2_s.gguf");
+const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tern-log-i2_s.gguf");
 const PART: &str = r#"{"type":"object","properties":{"part":{"type":"string","maxLength":12},"bad":{"type":"boolean"}},"required":["part","bad"],"additionalProperties":false}"#;
 
 fn start() -> (tempfile::TempDir, ServerHandle, Client) {

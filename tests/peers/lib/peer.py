@@ -5,6 +5,7 @@ A peer is a script with functions whose names begin with test_. It is run with t
     python tests/peers/openai_client.py target/debug/tern
 """
 
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,16 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[3]
 # A small model with random weights whose text only ends with its context of 256 tokens.
 TALKER = REPOSITORY / "tests/fixtures/oracle/gguf/tiny-i2_s.gguf"
-MODEL = "tern-log-4m-v1"
+
+
+def bundled_name():
+    """What the bundled model calls itself: the name under which a daemon offers it."""
+    model = REPOSITORY / "models/tern-log-i2_s.gguf"
+    said = subprocess.run([sys.argv[1], "inspect", "--json", model], capture_output=True, text=True, check=True)
+    return json.loads(said.stdout)["name"]
+
+
+MODEL = bundled_name()
 
 
 class Daemon:
