@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tern_tests::binary::tern;
 use tern_tests::http_peer::{HttpDaemon, HttpPeer, Response};
+use tern_tests::model::bundled_vocab;
 
 const LINE: &str = "fan 2 stopped, temperature critical";
 
@@ -35,7 +36,12 @@ fn one_connection_serves_many_requests() {
     let pieces = pieces["tokens"].as_array().expect("a list");
     let text: String = pieces.iter().map(|piece| piece["piece"].as_str().expect("text")).collect();
     assert_eq!(text, LINE);
-    peer.post("/detokenize", &json!({"tokens": [4096]})).is_refusal(400, "bad_request", "no token 4096");
+    // The first that there is not.
+    let beyond = bundled_vocab();
+    let last = peer.post("/detokenize", &json!({"tokens": [beyond - 1]})).json();
+    assert!(last["content"].is_string(), "{last}");
+    let refused = peer.post("/detokenize", &json!({"tokens": [beyond]}));
+    refused.is_refusal(400, "bad_request", &format!("no token {beyond}"));
 
     let answer = peer.post("/completion", &json!({"prompt": "Hello", "n_predict": 4, "cache_prompt": true}));
     let answer = answer.json();

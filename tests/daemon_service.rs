@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 use tern_tests::daemon::{Daemon, Peer};
-use tern_tests::model::bundled_name;
+use tern_tests::model::{bundled, bundled_name};
 
 const USAGE: [&str; 8] = [
     "prompt_tokens",
@@ -198,4 +198,42 @@ fn the_socket_lets_in_whom_the_configuration_says() {
     };
     assert_eq!(mode(&Daemon::talker("")), 0o660);
     assert_eq!(mode(&Daemon::talker("socket.mode = 0o600")), 0o600);
+}
+
+#[test]
+fn the_bundled_model_answers_as_its_trainer_computes() {
+    let file = std::fs::read_to_string(bundled("reference/answers.jsonl")).expect("made by reference.py");
+    let daemon = Daemon::start("");
+    let mut peer = daemon.connect();
+    let (mut decisions, mut distances, mut summaries, mut same) = (0, 0.0, 0, 0);
+    for row in file.lines() {
+        let row: Value = serde_json::from_str(row).expect("JSON lines");
+        let mut ask =
+            json!({"kind": "text", "instructions": row["instructions"], "limits": {"max_tokens": 32}});
+        if !row["labels"].is_null() {
+            ask = json!({"kind": "choice", "instructions": row["instructions"], "labels": row["labels"]});
+        }
+        peer.send(&json!({"id": "1", "ask": ask, "text": row["text"]}).to_string());
+        let answer = peer.receive();
+        assert_eq!(answer["usage"]["prompt_tokens"], row["prompt_tokens"], "{row} {answer}");
+        let Some(shares) = row["shares"].as_array() else {
+            summaries += 1;
+            same += usize::from(answer["text"] == row["summary"]);
+            continue;
+        };
+        // Some activations are rounded the other way in another order of sums; that moves probabilities a little.
+        let pairs = probabilities(&answer);
+        assert_eq!(pairs.len(), shares.len(), "{row} {answer}");
+        let off =
+            pairs.iter().zip(shares).map(|((_, p), share)| (p - share.as_f64().expect("a share")).abs());
+        let off = off.fold(0.0, f64::max);
+        assert!(off < 0.08, "{off}: {row} {answer}");
+        (decisions, distances) = (decisions + 1, distances + off);
+    }
+    println!(
+        "{decisions} decisions, {:.1e} off in the mean; {same} of {summaries} summaries",
+        distances / f64::from(decisions)
+    );
+    assert!(decisions >= 40 && distances / f64::from(decisions) < 0.01, "{distances}");
+    assert!(summaries >= 8 && same * 4 >= summaries * 3, "{same} of {summaries}");
 }

@@ -1,12 +1,16 @@
 """Logits of a checkpoint by Hugging Face transformers (float32, eager), as an oracle for the runtime.
 
-usage: reference.py --checkpoint FILE [--tokenizer FILE] --prompts FILE.jsonl --out FOLDER [--tern PROGRAM]
+usage: reference.py --checkpoint FILE [--tokenizer FILE] --prompts FILE.jsonl --eval FILE [FILE ...] --out FOLDER
+                    [--tern PROGRAM]
 
 Each line of the prompts file is {"prompts": [...]}, of which the first that will do is taken. Writes ref<n>_ids.npy
 (int32 [tokens], BOS first) and ref<n>_logits.npy (float32 [tokens, vocab]). A value that lies on an int8 rounding
 boundary may fall either way with sums in another order, which moves a logit by up to about 0.1. A prompt will do where
 that does not happen between the library and the runtime, or without --tern the trainer's own forward pass: what is left
 is float noise. If it happens in all prompts of a line, something else is wrong.
+
+answers.jsonl has what evaluate.py computes for the first rows of each evaluation file: the row's question, labels and
+text, how many tokens the prompt has, and the probability of each label, or without labels the greedy answer.
 """
 
 import argparse
@@ -25,11 +29,14 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitNetConfig
 from transformers.integrations.bitnet import pack_weights
 
+import evaluate
+import figures
 from export import load
 from model import ternary
 from tokenizer import load as load_tokenizer
 
 NOISE = 1e-4  # largest difference of a logit from sums in another order; a rounding that falls the other way is more
+ROWS = 8  # of each evaluation file, in answers.jsonl
 
 PROJECTIONS = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -76,11 +83,26 @@ def logits_of_tern(program, model, ids, folder):
     return torch.from_numpy(np.load(f"{folder}/logits.npy"))
 
 
+def answers(scorer, path):
+    """What the model says to the first rows of an evaluation file, as evaluate.py asks it."""
+    name = os.path.basename(path).removesuffix(".jsonl")
+    for row in figures.read(path, ROWS):
+        question = row.get("instructions", evaluate.QUESTIONS.get(name))
+        prompt = evaluate.prompt_of(row, question)
+        answer = {"instructions": question, "text": row["text"], "prompt_tokens": 1 + len(scorer.ids(prompt))}
+        if "labels" in row:
+            (shares,) = scorer.label_shares(prompt, row["labels"])
+            yield answer | {"labels": row["labels"], "shares": [round(float(share), 6) for share in shares]}
+        else:
+            yield answer | {"summary": scorer.greedy(prompt)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="of train.py, or a GGUF of export.py")
     parser.add_argument("--tokenizer", help="tokenizer.json, for a checkpoint; a GGUF has its own")
     parser.add_argument("--prompts", required=True)
+    parser.add_argument("--eval", required=True, nargs="+", help="evaluation files")
     parser.add_argument("--out", required=True)
     parser.add_argument("--tern", help="the program, whose logits are to agree; the checkpoint is a GGUF then")
     args = parser.parse_args()
@@ -108,6 +130,10 @@ def main():
                 sys.exit(f"prompt {index}: all of its {len(candidates)} texts meet a rounding boundary; give it more")
             np.save(f"{args.out}/ref{index}_ids.npy", ids[0].numpy().astype(np.int32))
             np.save(f"{args.out}/ref{index}_logits.npy", logits.numpy())
+        scorer = evaluate.Scorer(model, tokenizer)
+        with open(f"{args.out}/answers.jsonl", "w") as file:
+            for path in sorted(args.eval):
+                file.writelines(json.dumps(answer) + "\n" for answer in answers(scorer, path))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,16 @@ pub fn bundled_name() -> String {
     model.str("general.name").expect("it has a name").to_owned()
 }
 
+/// How many tokens the bundled model knows.
+///
+/// # Panics
+/// If it is no model.
+pub fn bundled_vocab() -> usize {
+    let file = MappedFile::open(bundled(BUNDLED)).expect("the bundled model");
+    let model = Gguf::parse(file.bytes()).expect("a model");
+    Config::read(&model).expect("a shape").vocab
+}
+
 /// How a test wants its engine.
 #[derive(Clone, Copy)]
 pub struct Setup {
