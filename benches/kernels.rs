@@ -10,7 +10,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use tern_kernels::{KernelSet, Layout, SCALAR, pack};
+use tern_kernels::{GroupedTile, KernelSet, Layout, SCALAR, pack};
 
 /// Weights that are walked through before one is met again: beyond the last-level cache of a small machine.
 const COLD_BYTES: usize = 96 << 20;
@@ -109,19 +109,29 @@ impl Grouped {
         Grouped { codes, scales, group }
     }
 
-    /// Adds the product with one prepared token, `[groups]` of them, to `values`, as the runtime does.
-    fn add(&self, set: &KernelSet, codes: &[u8], prepared: &[u8], room: &mut Room, values: &mut [f32]) {
+    /// The product with one prepared token, `[groups]` of them.
+    fn multiply(&self, set: &KernelSet, codes: &[u8], prepared: &[u8], room: &mut Room, values: &mut [f32]) {
         let (rows, groups) = (values.len(), self.scales.len() / values.len());
-        let (each, token) = (codes.len() / groups, prepared.len() / groups);
-        for group in 0..groups {
-            let (codes, prepared) = (&codes[group * each..][..each], &prepared[group * token..][..token]);
-            set.multiply(codes, rows, self.group, prepared, 1, &mut room.scratch, &mut room.sums);
-            set.add_groups(&room.sums, &self.scales[group * rows..][..rows], 0.5, values);
-        }
+        let tile = GroupedTile {
+            weights: codes,
+            weights_stride: codes.len() / groups,
+            scales: &self.scales,
+            scales_stride: rows,
+            rows,
+            cols: self.group,
+            groups,
+            prepared,
+            prepared_stride: prepared.len() / groups,
+            tokens: 1,
+            digits: 1,
+            factors: &room.factors[..groups],
+        };
+        set.multiply_groups(tile, &mut room.scratch, &mut room.sums, values);
     }
 }
 
 struct Room {
+    factors: Vec<f32>,
     sums: Vec<i32>,
     scratch: Vec<u64>,
 }
@@ -145,9 +155,11 @@ fn groups(c: &mut Criterion) {
                     place
                 })
                 .collect();
-            let mut room = Room { sums: vec![0; rows], scratch: vec![0; set.scratch_words(rows, group, 1)] };
+            let words = set.grouped_scratch_words(rows, group, 1);
+            let (factors, sums) = (vec![0.5; cols / group], vec![0; set.grouped_sums(rows, group, 1)]);
+            let mut room = Room { factors, sums, scratch: vec![0; words] };
             let mut values = vec![0.0; rows];
-            matrix.add(set, &matrix.codes, &activations, &mut room, &mut values);
+            matrix.multiply(set, &matrix.codes, &activations, &mut room, &mut values);
             let expected = expected.get_or_insert_with(|| values.clone());
             assert!(*expected == values, "{} differs from another set in groups of {group}", set.name);
             let cold = matrix.codes.repeat(COLD_BYTES.div_ceil(matrix.codes.len()));
@@ -156,9 +168,8 @@ fn groups(c: &mut Criterion) {
             timed.throughput(Throughput::Bytes(matrix.codes.len() as u64));
             timed.bench_function(BenchmarkId::from_parameter(format!("{rows}x{cols} of {group}")), |b| {
                 b.iter(|| {
-                    values.fill(0.0);
                     let codes = cold.next().expect("a cycle does not end");
-                    matrix.add(set, codes, &activations, &mut room, &mut values);
+                    matrix.multiply(set, codes, &activations, &mut room, &mut values);
                     black_box(values.last());
                 });
             });

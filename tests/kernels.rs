@@ -12,6 +12,7 @@ use tern_kernels::layout::MAX_COLS;
 use tern_kernels::planes::nibble_at;
 use tern_kernels::{KernelSet, Layout, Nibbles, SCALAR, five};
 use tern_tests::fill::{Fill, Random};
+use tern_tests::grouped::{GroupedProduct, Shape};
 use tern_tests::product::Product;
 use tern_tests::sets;
 
@@ -127,6 +128,49 @@ fn buffers_at_every_alignment() {
         let product = Product::new(Fill::Random { seed: 3 }, rows, cols, tokens);
         for set in sets_for(cols) {
             (0..16).for_each(|offset| product.check(set, tokens, offset));
+        }
+    }
+}
+
+/// Checks a product in groups with every set that takes them, from the first row and, cut as tasks are, from a later panel.
+fn check_groups(fill: Fill, shape: Shape) {
+    let product = GroupedProduct::new(fill, shape);
+    for set in sets::usable().into_iter().filter(|set| set.layout.takes_groups(shape.cols)) {
+        product.check(set, 0);
+        let panel = set.layout.panel_rows();
+        if shape.rows > 2 * panel {
+            product.check(set, panel.next_multiple_of(2 * panel));
+        }
+    }
+}
+
+#[test]
+fn groups_of_every_width_around_panels_and_tokens() {
+    // Widths that are usual, of odd numbers of steps, and wider than is done in one pass.
+    for (at, cols) in [64, 128, 256, 80, 112, 384, 640].into_iter().enumerate() {
+        for (more, rows) in [1, 9, 15, 16, 21, 31, 33, 64, 83].into_iter().enumerate() {
+            let tokens = [1, 2, 3, 4, 5, 7, 8, 17][(at + more) % 8];
+            let digits = [1, 3][(at + more / 2) % 2];
+            let shape = Shape { rows, cols, groups: 1 + (at + more) % 3, tokens, digits };
+            check_groups(Fill::Random { seed: 21 }, shape);
+        }
+    }
+}
+
+#[test]
+fn groups_with_every_number_of_tokens() {
+    for tokens in 0..=14 {
+        let shape = Shape { rows: 50, cols: 64, groups: 3, tokens, digits: 1 };
+        check_groups(Fill::Prime, shape);
+        check_groups(Fill::Random { seed: tokens as u64 }, Shape { digits: 3, cols: 128, ..shape });
+    }
+}
+
+#[test]
+fn extreme_numbers_in_groups_do_not_overflow() {
+    for fill in Fill::ALL {
+        for (cols, tokens) in [(64, 1), (256, 5), (512, 33)] {
+            check_groups(fill, Shape { rows: 41, cols, groups: 2, tokens, digits: 1 });
         }
     }
 }

@@ -7,7 +7,8 @@
 use serde::Serialize;
 use tern_boards::kernel_sets;
 use tern_kernels::half::f32_to_f16;
-use tern_kernels::{KernelSet, SCALAR, pack};
+use tern_kernels::reference::scalar;
+use tern_kernels::{GroupedTile, KernelSet, SCALAR, pack};
 
 use crate::random::Random;
 
@@ -74,8 +75,9 @@ pub fn prove_all() -> Vec<Proof> {
 /// Proves one set.
 pub fn prove(set: &KernelSet) -> Proof {
     let mut proof = Proof { kernels: set.name, comparisons: 0, failure: None };
-    if let Err(failure) =
-        products(set, &mut proof.comparisons).and_then(|()| floats(set, &mut proof.comparisons))
+    if let Err(failure) = products(set, &mut proof.comparisons)
+        .and_then(|()| groups(set, &mut proof.comparisons))
+        .and_then(|()| floats(set, &mut proof.comparisons))
     {
         proof.failure = Some(failure);
     }
@@ -119,6 +121,65 @@ fn products(set: &KernelSet, comparisons: &mut usize) -> Result<(), String> {
                 *comparisons += 1;
             }
         }
+    }
+    Ok(())
+}
+
+/// Products in groups of columns against the scalar set for the same layout, which takes one group after another.
+fn groups(set: &KernelSet, comparisons: &mut usize) -> Result<(), String> {
+    const ROWS: usize = 53;
+    const GROUPS: usize = 3;
+    for (cols, tokens) in [(64, 1), (64, 9), (128, 1), (128, 5), (256, 2)] {
+        if !set.layout.takes_groups(cols) {
+            continue;
+        }
+        let mut random = Random::new(cols as u64);
+        let bytes = set.layout.bytes(ROWS, cols).ok_or("the layout has no size for a legal shape")?;
+        let mut packed = vec![0; GROUPS * bytes];
+        for packed in packed.chunks_exact_mut(bytes) {
+            let weights: Vec<i8> = (0..ROWS * cols).map(|_| random.below(3) as i8 - 1).collect();
+            pack::pack(set.layout, &weights, ROWS, cols, packed);
+        }
+        let scales: Vec<u16> = (0..GROUPS * ROWS).map(|_| 0x2800 + random.below(0x1000) as u16).collect();
+        let factors: Vec<f32> = (0..tokens * GROUPS).map(|_| 1.0 + random.below(1000) as f32).collect();
+        let activations: Vec<i8> = (0..GROUPS * tokens * cols).map(|_| random.bits() as u8 as i8).collect();
+        let run = |set: &KernelSet| {
+            let stride = set.prepared_bytes(cols);
+            let mut prepared = vec![0; GROUPS * tokens * stride];
+            for (q, prepared) in activations.chunks_exact(cols).zip(prepared.chunks_exact_mut(stride)) {
+                set.prepare(q, prepared);
+            }
+            let tile = GroupedTile {
+                weights: &packed,
+                weights_stride: bytes,
+                scales: &scales,
+                scales_stride: ROWS,
+                rows: ROWS,
+                cols,
+                groups: GROUPS,
+                prepared: &prepared,
+                prepared_stride: tokens * stride,
+                tokens,
+                digits: 1,
+                factors: &factors,
+            };
+            let mut scratch = vec![0; set.grouped_scratch_words(ROWS, cols, tokens)];
+            let mut sums = vec![0; set.grouped_sums(ROWS, cols, tokens)];
+            let mut values = vec![0.0f32; tokens * ROWS];
+            set.multiply_groups(tile, &mut scratch, &mut sums, &mut values);
+            values
+        };
+        for (at, (found, expected)) in run(set).iter().zip(run(scalar(set.layout))).enumerate() {
+            if found.to_bits() != expected.to_bits() {
+                return Err(format!(
+                    "product in groups of {cols} columns of {tokens} tokens: row {} of token {} is {found:e}, must be \
+                     {expected:e}",
+                    at % ROWS,
+                    at / ROWS
+                ));
+            }
+        }
+        *comparisons += 1;
     }
     Ok(())
 }

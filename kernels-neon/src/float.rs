@@ -15,6 +15,7 @@
 
 use crate::asm::{fcvtl, fcvtl2};
 use crate::attention::ATTENTION;
+use crate::groups::add_groups;
 use crate::head::NEON_HEAD;
 use core::arch::aarch64::{
     float32x4_t, uint16x8_t, vabsq_f32, vaddq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vld1q_f32, vld1q_u16,
@@ -25,6 +26,7 @@ use tern_kernels::exp::exp;
 use tern_kernels::half::f16_to_f32;
 use tern_kernels::lanes::{self, LANES};
 use tern_kernels::reference::LANE_OPS;
+use tern_kernels::set::{ElementOps, PLAIN_ELEMENTS};
 
 /// The float operations as a table for the sets to start from; its ternary part is the scalar one.
 pub(crate) const FLOAT_OPS: VectorOps = VectorOps {
@@ -36,6 +38,7 @@ pub(crate) const FLOAT_OPS: VectorOps = VectorOps {
     exp_sum,
     head: NEON_HEAD,
     attention: ATTENTION,
+    elements: ElementOps { add_groups, ..PLAIN_ELEMENTS },
     ..LANE_OPS
 };
 

@@ -67,12 +67,14 @@ pub(crate) const unsafe fn float_ops() -> VectorOps {
 floats::featured!("avx2,f16c", Avx2);
 
 crate::products::featured!(
-    "avx2", "avx2", Avx2,
+    "avx2", "avx2,f16c", Avx2,
     // SAFETY: answers (1): `Avx2::sets` alone hands these tables out.
     unsafe { super::float_ops() },
     t5r: crate::t5r::multiply_strips,
     t2r4: crate::t2r4::multiply_codes,
     t5c: crate::t5c::multiply_strips,
+    t5r_groups: crate::t5r_groups::multiply_strips,
+    t2r4_groups: crate::t2r4_groups::multiply_codes,
 );
 
 /// The product of a matrix in `T2B128`.

@@ -60,12 +60,14 @@ const unsafe fn vector_ops() -> VectorOps {
 }
 
 crate::products::featured!(
-    "avxvnni", "avx2,avxvnni", AvxVnni,
+    "avxvnni", "avx2,f16c,avxvnni", AvxVnni,
     // SAFETY: answers (1): `AvxVnni::sets` alone hands these tables out.
     unsafe { super::vector_ops() },
     t5r: crate::t5r::multiply,
     t2r4: crate::t2r4::multiply,
     t5c: crate::t5c::multiply,
+    t5r_groups: crate::t5r_groups::multiply,
+    t2r4_groups: crate::t2r4_groups::multiply,
 );
 
 /// The product of a matrix in `T2B128`.

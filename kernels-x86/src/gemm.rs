@@ -43,7 +43,7 @@ const MANY_BYTES: usize = 128 * 1024;
 const MANY_TOKENS: usize = 16;
 
 /// Rows of the highest strip, 5 vectors of 16.
-const MOST_ROWS: usize = 80;
+pub(crate) const MOST_ROWS: usize = 80;
 
 /// Columns of a run: four steps of four.
 pub(crate) const RUN: usize = 16;
@@ -73,6 +73,12 @@ pub(crate) trait Expand<const N: usize> {
     fn order<B: Vectors>(_: B, sums: [B::V; N]) -> [B::V; N] {
         sums
     }
+
+    /// What [`order`](Self::order) puts in order, from numbers of a strip's rows in order.
+    #[inline(always)]
+    fn disorder<B: Vectors>(_: B, rows: [B::V; N]) -> [B::V; N] {
+        rows
+    }
 }
 
 /// Weights that will be read soon: those of the next strip, asked for a little at a time while this one is multiplied,
@@ -83,6 +89,14 @@ pub(crate) struct Soon {
     at: *const u8,
     /// Lines to ask for in each run.
     lines: usize,
+}
+
+impl Soon {
+    /// `bytes` from `at` on, shared out to the `runs` of a strip.
+    #[inline(always)]
+    pub(crate) fn new(at: *const u8, bytes: usize, runs: usize) -> Self {
+        Soon { at, lines: (bytes / 64).div_ceil(runs) }
+    }
 }
 
 /// The inner product of a strip, compiled for the features of a tier.
@@ -189,10 +203,8 @@ pub(crate) unsafe fn multiply<B: StripProduct, X: Expand<N>, const N: usize>(
                 let left = tile.tokens - token;
                 // Groups of nearly equal size: five and three tokens take longer than twice four.
                 let group = left.div_ceil(left.div_ceil(B::SUMS / N));
-                let soon = Soon {
-                    at: next.wrapping_add(met * meet_bytes),
-                    lines: (meet_bytes / 64).div_ceil(cols.len().div_ceil(RUN)),
-                };
+                let soon =
+                    Soon::new(next.wrapping_add(met * meet_bytes), meet_bytes, cols.len().div_ceil(RUN));
                 met += 1;
                 let at = Place { row, cols: cols.clone(), token, soon };
                 // SAFETY: the strip was expanded just now; the token has `group` more behind it.

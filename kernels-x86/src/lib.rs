@@ -45,6 +45,10 @@ mod floats;
 #[cfg(target_arch = "x86_64")]
 mod gemm;
 #[cfg(target_arch = "x86_64")]
+mod gemm_groups;
+#[cfg(target_arch = "x86_64")]
+mod groups;
+#[cfg(target_arch = "x86_64")]
 mod head;
 #[cfg(target_arch = "x86_64")]
 mod isa;
@@ -55,9 +59,13 @@ mod t2b128;
 #[cfg(target_arch = "x86_64")]
 mod t2r4;
 #[cfg(target_arch = "x86_64")]
+mod t2r4_groups;
+#[cfg(target_arch = "x86_64")]
 mod t5c;
 #[cfg(target_arch = "x86_64")]
 mod t5r;
+#[cfg(target_arch = "x86_64")]
+mod t5r_groups;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]

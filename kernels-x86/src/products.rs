@@ -57,7 +57,8 @@ fn grain(layout: Layout, rows: usize, tokens: usize) -> Grain {
 macro_rules! featured {
     (
         $tier:literal, $features:literal, $token:ident, $vector:expr,
-        t5r: $t5r:path, t2r4: $t2r4:path, t5c: $t5c:path $(,)?
+        t5r: $t5r:path, t2r4: $t2r4:path, t5c: $t5c:path,
+        t5r_groups: $t5r_groups:path, t2r4_groups: $t2r4_groups:path $(,)?
     ) => {
         impl $crate::gemm::StripProduct for $token {
             #[inline(always)]
@@ -74,11 +75,11 @@ macro_rules! featured {
         }
 
         mod products {
-            use tern_kernels::{KernelSet, Layout, TernaryOps, Tile};
+            use tern_kernels::{GroupedOps, GroupedTile, KernelSet, Layout, TernaryOps, Tile};
 
             use super::$token;
             use $crate::vectors::Vectors;
-            use $crate::{gemm, products};
+            use $crate::{gemm, gemm_groups, products};
 
             /// See [`gemm::StripProduct::strip_product`].
             ///
@@ -103,27 +104,35 @@ macro_rules! featured {
             products::product!($features, $token, t2r4, $t2r4);
             products::product!($features, $token, t5c, $t5c);
             products::product!($features, $token, tl1, $crate::tl1::multiply_strips);
+            products::grouped!($features, $token, t5r_groups, $t5r_groups);
+            products::grouped!($features, $token, t2r4_groups, $t2r4_groups);
+            products::grouped!($features, $token, tl1_groups, $crate::tl1::multiply_groups);
 
             /// The sets of all layouts but `T2B128`.
             pub(super) static SETS: [KernelSet; 4] = [
-                products::set!($tier, "t5ri8", Layout::T5R, t5r, $vector),
-                products::set!($tier, "t2r4i8", Layout::T2R4, t2r4, $vector),
-                products::set!($tier, "t5ci8", Layout::T5C, t5c, $vector),
-                products::set!($tier, "tl1i8", Layout::Tl1P32, tl1, $vector),
+                products::set!($tier, "t5ri8", Layout::T5R, t5r, Some(T5R_GROUPS), $vector),
+                products::set!($tier, "t2r4i8", Layout::T2R4, t2r4, Some(T2R4_GROUPS), $vector),
+                products::set!($tier, "t5ci8", Layout::T5C, t5c, None, $vector),
+                products::set!($tier, "tl1i8", Layout::Tl1P32, tl1, Some(TL1_GROUPS), $vector),
             ];
+
+            const T5R_GROUPS: GroupedOps = products::grouped_ops!(t5r_groups);
+            const T2R4_GROUPS: GroupedOps = products::grouped_ops!(t2r4_groups);
+            const TL1_GROUPS: GroupedOps = products::grouped_ops!(tl1_groups);
         }
     };
 }
 
 /// A set of [`featured`].
 macro_rules! set {
-    ($tier:literal, $weights:literal, $layout:expr, $multiply:ident, $vector:expr) => {
+    ($tier:literal, $weights:literal, $layout:expr, $multiply:ident, $grouped:expr, $vector:expr) => {
         KernelSet::new(
             concat!("x86_64-", $weights, "-", $tier),
             $layout,
             TernaryOps {
                 // SAFETY: the table is reached through the token alone; shapes and scratch were checked by its wrapper.
                 multiply: |tile, scratch, sums| unsafe { $multiply(tile, scratch, sums) },
+                grouped: $grouped,
                 ..products::ops($layout)
             },
             $vector,
@@ -150,4 +159,31 @@ macro_rules! product {
     };
 }
 
-pub(crate) use {featured, product, set};
+/// A product in groups of [`featured`], compiled for its features.
+macro_rules! grouped {
+    ($features:literal, $token:ident, $name:ident, $product:path) => {
+        /// The product in groups.
+        ///
+        /// # Safety
+        /// 1. `tile` and the lengths of `scratch` and `values` are what [`KernelSet::multiply_groups`] checked.
+        #[target_feature(enable = $features)]
+        unsafe fn $name(tile: GroupedTile<'_>, scratch: &mut [u64], values: &mut [f32]) {
+            // SAFETY: duty (1) is the caller's.
+            unsafe { $product($token(()), tile, scratch, values) }
+        }
+    };
+}
+
+/// What a set says of a function of [`grouped`].
+macro_rules! grouped_ops {
+    ($name:ident) => {
+        GroupedOps {
+            most_tokens: usize::MAX,
+            scratch_words: gemm_groups::scratch_words,
+            // SAFETY: the table is reached through the token alone; shapes and scratch were checked by its wrapper.
+            multiply: |tile, scratch, values| unsafe { $name(tile, scratch, values) },
+        }
+    };
+}
+
+pub(crate) use {featured, grouped, grouped_ops, product, set};

@@ -127,7 +127,13 @@ pub(crate) unsafe fn multiply_strips<B: StripProduct>(
 /// Where the lanes of a vector that starts at `row` begin in step 0 of its panel.
 #[inline(always)]
 fn lanes_at(tile: Tile<'_>, row: usize) -> *const u8 {
-    tile.weights[row / PANEL * (4 * tile.cols) + row % PANEL * 4..].as_ptr()
+    tile.weights[lanes_offset(tile.cols, row)..].as_ptr()
+}
+
+/// The same, from the first byte of a matrix with `cols` columns.
+#[inline(always)]
+pub(crate) fn lanes_offset(cols: usize, row: usize) -> usize {
+    row / PANEL * (4 * cols) + row % PANEL * 4
 }
 
 /// `4 LANES` rows from `row` on and `T` tokens from `token` on. `U` sets of sums take turns, so that no addition waits for
@@ -156,11 +162,11 @@ unsafe fn direct<B: Dot, const T: usize, const U: usize>(
     unsafe {
         for turn in 0..steps / U {
             for u in 0..U {
-                add_step(b, from, q, U * turn + u, &mut d[u]);
+                add_step(b, from, q, U * turn + u, AHEAD_BYTES, &mut d[u]);
             }
         }
         for step in steps / U * U..steps {
-            add_step(b, from, q, step, &mut d[0]);
+            add_step(b, from, q, step, AHEAD_BYTES, &mut d[0]);
         }
     }
     for t in 0..T {
@@ -208,42 +214,62 @@ unsafe fn direct_codes<B: Vectors>(b: B, tile: Tile<'_>, row: usize, token: usiz
     let steps = tile.cols / RUN;
     let mut four = [b.zero(); 4];
     for first in (0..steps).step_by(4) {
-        let (mut codes, mut a) = ([b.zero(); 4], [b.zero(); 4]);
-        for s in 0..4 {
-            // Steps past the end meet the zeros that a token is padded with.
-            let step = (first + s).min(steps - 1);
-            prefetch_line(from.wrapping_add(STEP * step + AHEAD_BYTES));
-            // SAFETY: a step of the panel (1), and of the token, which is padded to a multiple of four steps.
-            unsafe {
-                codes[s] = b.add8(b.load(from.add(STEP * step)), b.splat8(0x40));
-                a[s] = b.repeat16(q.add(RUN * (first + s)));
-            }
-        }
-        for k in 0..4 {
-            let mut fields = [b.zero(); 4];
-            for s in 0..4 {
-                fields[s] = b.field(codes[s], 2 * k, 3);
-            }
-            four[k] = b.dot_codes(four[k], fields, a);
-        }
+        // SAFETY: steps of the panel and of the token (1).
+        unsafe { add_codes(b, from, q, first, steps, AHEAD_BYTES, &mut four) };
     }
     put(b, tile, row, token, four, sums);
 }
 
-/// Adds the products of one step of a vector with `T` tokens to `d`.
+/// Adds the products of four of `steps` steps of a vector with a token to the sums of each field, and asks for what is `ahead`
+/// bytes on.
+///
+/// # Safety
+/// 1. Step `first` is one of `steps`, of which those of the vector are readable, and of the token all to a multiple of four.
+#[inline(always)]
+pub(crate) unsafe fn add_codes<B: Vectors>(
+    b: B,
+    from: *const u8,
+    q: *const u8,
+    first: usize,
+    steps: usize,
+    ahead: usize,
+    four: &mut [B::V; 4],
+) {
+    let (mut codes, mut a) = ([b.zero(); 4], [b.zero(); 4]);
+    for s in 0..4 {
+        // Steps past the end meet the zeros that a token is padded with.
+        let at = from.wrapping_add(STEP * (first + s).min(steps - 1));
+        prefetch_line(at.wrapping_add(ahead));
+        // SAFETY: duty (1) is the caller's.
+        unsafe {
+            codes[s] = b.add8(b.load(at), b.splat8(0x40));
+            a[s] = b.repeat16(q.add(RUN * (first + s)));
+        }
+    }
+    for k in 0..4 {
+        let mut fields = [b.zero(); 4];
+        for s in 0..4 {
+            fields[s] = b.field(codes[s], 2 * k, 3);
+        }
+        four[k] = b.dot_codes(four[k], fields, a);
+    }
+}
+
+/// Adds the products of one step of a vector with `T` tokens to `d`, and asks for what is `ahead` bytes on.
 ///
 /// # Safety
 /// 1. The step of the vector and of each token is readable.
 #[inline(always)]
-unsafe fn add_step<B: Dot, const T: usize>(
+pub(crate) unsafe fn add_step<B: Dot, const T: usize>(
     b: B,
     from: *const u8,
     q: [*const u8; T],
     step: usize,
+    ahead: usize,
     d: &mut [[B::V; 4]; T],
 ) {
     let at = from.wrapping_add(STEP * step);
-    prefetch_line(at.wrapping_add(AHEAD_BYTES));
+    prefetch_line(at.wrapping_add(ahead));
     // SAFETY: duty (1) is the caller's.
     let codes = b.add8(unsafe { b.load(at) }, b.splat8(0x40));
     let mut a = [b.zero(); T];

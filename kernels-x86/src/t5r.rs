@@ -34,7 +34,7 @@ use crate::tiles::{self, prefetch_line};
 use crate::vectors::{Dot, MOST_WORDS, Vectors, sum4, transpose4, words};
 
 /// Rows of a panel.
-const PANEL: usize = 10;
+pub(crate) const PANEL: usize = 10;
 
 /// Bytes that a panel has for 16 columns.
 const STEP: usize = 32;
@@ -173,7 +173,7 @@ unsafe fn direct<B: Dot, const T: usize, const U: usize>(
 /// # Safety
 /// 1. The step of either half and of each token is readable.
 #[inline(always)]
-unsafe fn add_step<B: Dot, const T: usize>(
+pub(crate) unsafe fn add_step<B: Dot, const T: usize>(
     b: B,
     (low, high): (*const u8, *const u8),
     q: [*const u8; T],
@@ -268,20 +268,41 @@ impl Expand<5> for T5r {
         }
         ordered
     }
+
+    #[inline(always)]
+    fn disorder<B: Vectors>(b: B, rows: [B::V; 5]) -> [B::V; 5] {
+        let order = if B::LANES == 4 { &ORDER_4 } else { &ORDER_2 };
+        let mut strip = [b.zero(); 5];
+        for (k, out) in strip.iter_mut().enumerate() {
+            // SAFETY: the tables are as long as the longest vector.
+            let index = unsafe { b.load(order.row_index[k].as_ptr().cast()) };
+            *out = b.permute32(rows[0], index);
+            for o in 1..5 {
+                // SAFETY: as above.
+                let of_o = unsafe { b.load(order.of_vector[k][o].as_ptr().cast()) };
+                *out = b.choose32(of_o, *out, b.permute32(rows[o], index));
+            }
+        }
+        strip
+    }
 }
 
 /// Where the rows of a strip are found: row `WORDS o + i` is double word `index[o][i]` of the vector `k` for which
-/// `of_row[o][k][i]` is -1.
+/// `of_row[o][k][i]` is -1. And the other way round: double word `i` of vector `k` is row `WORDS o + row_index[k][i]`, `o` being
+/// that for which `of_vector[k][o][i]` is -1.
 struct Order {
     index: [[i32; MOST_WORDS]; 5],
     of_row: [[[i32; MOST_WORDS]; 5]; 5],
+    row_index: [[i32; MOST_WORDS]; 5],
+    of_vector: [[[i32; MOST_WORDS]; 5]; 5],
 }
 
 static ORDER_4: Order = order(4);
 static ORDER_2: Order = order(2);
 
 const fn order(lanes: usize) -> Order {
-    let mut order = Order { index: [[0; MOST_WORDS]; 5], of_row: [[[0; MOST_WORDS]; 5]; 5] };
+    let (index, choice) = ([[0; MOST_WORDS]; 5], [[[0; MOST_WORDS]; 5]; 5]);
+    let mut order = Order { index, of_row: choice, row_index: index, of_vector: choice };
     let mut row = 0;
     while row < 20 * lanes {
         let (o, i) = (row / (4 * lanes), row % (4 * lanes));
@@ -289,6 +310,9 @@ const fn order(lanes: usize) -> Order {
         let five = row / 5;
         order.index[o][i] = (4 * (five % lanes) + five / lanes) as i32;
         order.of_row[o][row % 5][i] = -1;
+        let word = order.index[o][i] as usize;
+        order.row_index[row % 5][word] = i as i32;
+        order.of_vector[row % 5][o][word] = -1;
         row += 1;
     }
     order

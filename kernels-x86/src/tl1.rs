@@ -14,11 +14,12 @@
 
 use core::ops::Range;
 
-use tern_kernels::Tile;
+use tern_kernels::{GroupedTile, Tile};
 
 use crate::gemm::{self, Expand, RUN, StripProduct};
+use crate::gemm_groups;
 use crate::tiles::prefetch_line;
-use crate::vectors::Vectors;
+use crate::vectors::{Scale, Vectors};
 
 /// Rows of a panel, and bytes that it has for four columns.
 const PANEL: usize = 32;
@@ -43,6 +44,21 @@ pub(crate) unsafe fn multiply_strips<B: StripProduct>(
 ) {
     // SAFETY: the caller's duties are the same.
     unsafe { gemm::multiply::<B, Tl1, 4>(b, tile, scratch, sums) }
+}
+
+/// The product in groups of columns, the same way.
+///
+/// # Safety
+/// As [`gemm_groups::multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_groups<B: Scale + StripProduct>(
+    b: B,
+    tile: GroupedTile<'_>,
+    scratch: &mut [u64],
+    values: &mut [f32],
+) {
+    // SAFETY: the caller's duties are the same.
+    unsafe { gemm_groups::multiply::<B, Tl1, 4>(b, tile, scratch, values) }
 }
 
 /// How strips are expanded.

@@ -71,6 +71,8 @@ pub(crate) trait Vectors: Copy {
     fn sub32(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / 2^N` of signed double words, rounded down.
     fn shift32<const N: u32>(self, a: Self::V) -> Self::V;
+    /// `a 2^N` of double words, wrapping.
+    fn up32<const N: u32>(self, a: Self::V) -> Self::V;
     /// `a & b`.
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a ^ b`.
@@ -96,6 +98,23 @@ pub(crate) trait Vectors: Copy {
     fn dot_code(self, sum: Self::V, codes: Self::V, q: Self::V) -> Self::V;
     /// [`dot_code`](Self::dot_code) over four pairs of vectors.
     fn dot_codes(self, sum: Self::V, codes: [Self::V; 4], q: [Self::V; 4]) -> Self::V;
+}
+
+/// Binary32 in the double words of a vector, a row each, for what becomes of sums.
+pub(crate) trait Scale: Vectors {
+    /// The values of `WORDS` binary16 numbers at `at`.
+    ///
+    /// # Safety
+    /// 1. `WORDS` numbers at `at` are readable.
+    unsafe fn load_halves_wide(self, at: *const u16) -> Self::V;
+    /// `values + sums (scales factor)`, every step rounded by itself; `sums` are integers, the rest binary32.
+    fn add_scaled(self, values: Self::V, sums: Self::V, scales: Self::V, factor: Self::V) -> Self::V;
+    /// Lane by lane, the double words 0, a0, a1, a2.
+    fn later32(self, a: Self::V) -> Self::V;
+    /// Lane by lane, the double words a1, a2, a3, b0.
+    fn earlier32(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / 2^by` of signed double words, rounded down, each by its own number.
+    fn shift_each32(self, a: Self::V, by: Self::V) -> Self::V;
 }
 
 /// Vectors with an instruction that multiplies any unsigned byte with any signed one and adds four products exactly.

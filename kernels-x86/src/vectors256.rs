@@ -8,10 +8,10 @@ use core::arch::x86_64::*;
 
 use crate::avx2::Avx2;
 use crate::avxvnni::AvxVnni;
-use crate::vectors::{Dot, Vectors};
+use crate::vectors::{Dot, Scale, Vectors};
 
-// SAFETY of every block below: a token exists only where `detect` found AVX2, and AVX-VNNI where that is used, which are
-// the features of these intrinsics; what reads or writes memory is told by its caller that it may, and none needs
+// SAFETY of every block below: a token exists only where `detect` found AVX2 and F16C, and AVX-VNNI where that is used, which
+// are the features of these intrinsics; what reads or writes memory is told by its caller that it may, and none needs
 // alignment.
 
 /// What both tokens have in common: everything but `dot_codes`.
@@ -103,6 +103,12 @@ macro_rules! common {
         fn shift32<const N: u32>(self, a: __m256i) -> __m256i {
             // SAFETY: registers only; see above.
             unsafe { _mm256_sra_epi32(a, _mm_cvtsi32_si128(N as i32)) }
+        }
+
+        #[inline(always)]
+        fn up32<const N: u32>(self, a: __m256i) -> __m256i {
+            // SAFETY: registers only; see above.
+            unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(N as i32)) }
         }
 
         #[inline(always)]
@@ -241,6 +247,50 @@ impl Dot for AvxVnni {
         unsafe { _mm256_dpbusd_avx_epi32(sum, u, q) }
     }
 }
+
+/// [`Scale`] of either token.
+macro_rules! scale {
+    ($token:ty) => {
+        impl Scale for $token {
+            #[inline(always)]
+            unsafe fn load_halves_wide(self, at: *const u16) -> __m256i {
+                // SAFETY: duty (1) is the caller's; see above.
+                unsafe { _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(at.cast()))) }
+            }
+
+            #[inline(always)]
+            fn add_scaled(self, values: __m256i, sums: __m256i, scales: __m256i, factor: __m256i) -> __m256i {
+                // SAFETY: registers only; see above.
+                unsafe {
+                    let factors = _mm256_mul_ps(_mm256_castsi256_ps(scales), _mm256_castsi256_ps(factor));
+                    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), factors);
+                    _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(values), scaled))
+                }
+            }
+
+            #[inline(always)]
+            fn later32(self, a: __m256i) -> __m256i {
+                // SAFETY: registers only; see above.
+                unsafe { _mm256_bslli_epi128::<4>(a) }
+            }
+
+            #[inline(always)]
+            fn earlier32(self, a: __m256i, b: __m256i) -> __m256i {
+                // SAFETY: registers only; see above.
+                unsafe { _mm256_alignr_epi8::<4>(b, a) }
+            }
+
+            #[inline(always)]
+            fn shift_each32(self, a: __m256i, by: __m256i) -> __m256i {
+                // SAFETY: registers only; see above.
+                unsafe { _mm256_srav_epi32(a, by) }
+            }
+        }
+    };
+}
+
+scale!(Avx2);
+scale!(AvxVnni);
 
 /// See [`Vectors::triple8`].
 #[inline]

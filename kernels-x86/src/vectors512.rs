@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use crate::vectors::{Dot, Vectors};
+use crate::vectors::{Dot, Scale, Vectors};
 use crate::vnni::Avx512Vnni;
 
 // SAFETY of every block below: the token exists only where `detect` found AVX-512 F, BW, VL and VNNI, which are the
@@ -109,6 +109,12 @@ impl Vectors for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn up32<const N: u32>(self, a: __m512i) -> __m512i {
+        // SAFETY: registers only; see above.
+        unsafe { _mm512_slli_epi32::<N>(a) }
+    }
+
+    #[inline(always)]
     fn and(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: registers only; see above.
         unsafe { _mm512_and_si512(a, b) }
@@ -204,6 +210,42 @@ impl Dot for Avx512Vnni {
     fn dot(self, sum: __m512i, u: __m512i, q: __m512i) -> __m512i {
         // SAFETY: registers only; see above.
         unsafe { _mm512_dpbusd_epi32(sum, u, q) }
+    }
+}
+
+impl Scale for Avx512Vnni {
+    #[inline(always)]
+    unsafe fn load_halves_wide(self, at: *const u16) -> __m512i {
+        // SAFETY: duty (1) is the caller's; see above.
+        unsafe { _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256(at.cast()))) }
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, values: __m512i, sums: __m512i, scales: __m512i, factor: __m512i) -> __m512i {
+        // SAFETY: registers only; see above.
+        unsafe {
+            let factors = _mm512_mul_ps(_mm512_castsi512_ps(scales), _mm512_castsi512_ps(factor));
+            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), factors);
+            _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(values), scaled))
+        }
+    }
+
+    #[inline(always)]
+    fn later32(self, a: __m512i) -> __m512i {
+        // SAFETY: registers only; see above.
+        unsafe { _mm512_bslli_epi128::<4>(a) }
+    }
+
+    #[inline(always)]
+    fn earlier32(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: registers only; see above.
+        unsafe { _mm512_alignr_epi8::<4>(b, a) }
+    }
+
+    #[inline(always)]
+    fn shift_each32(self, a: __m512i, by: __m512i) -> __m512i {
+        // SAFETY: registers only; see above.
+        unsafe { _mm512_srav_epi32(a, by) }
     }
 }
 

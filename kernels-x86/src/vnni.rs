@@ -76,6 +76,8 @@ crate::products::featured!(
     t5r: crate::t5r::multiply,
     t2r4: crate::t2r4::multiply,
     t5c: crate::t5c::multiply,
+    t5r_groups: crate::t5r_groups::multiply,
+    t2r4_groups: crate::t2r4_groups::multiply,
 );
 
 /// The product of a matrix in `T2B128`.

@@ -5,7 +5,7 @@ mod support;
 use support::{Fenced, Random, bits, padded, same_floats};
 use tern_kernels::layout::MAX_COLS;
 use tern_kernels::reference::SCALARS;
-use tern_kernels::{KernelSet, Layout, SCALAR, pack};
+use tern_kernels::{GroupedTile, KernelSet, Layout, SCALAR, pack};
 
 /// Shapes whose rows and columns hit every edge: tiles of four rows, pairs of blocks, ten blocks between widenings, blocks of
 /// a strip.
@@ -183,6 +183,58 @@ fn nothing_behind_a_buffer_is_read_or_written() {
                 );
                 assert_eq!(found.as_mut::<i32>(), expected, "{} {rows} x {cols} x {tokens}", set.name);
             }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_touched_behind_groups() {
+    for set in sets() {
+        let mut random = Random(0x96f5);
+        for (rows, cols, tokens) in
+            [(16, 64, 1), (21, 64, 3), (37, 128, 9), (10, 80, 2), (83, 128, 1), (32, 384, 17)]
+        {
+            if !set.layout.takes_groups(cols) {
+                continue;
+            }
+            let groups = 3;
+            let (each, stride) =
+                (set.layout.bytes(rows, cols).expect("whole blocks"), set.prepared_bytes(cols));
+            let mut weights = Fenced::new(groups * each);
+            for codes in weights.bytes_mut().chunks_exact_mut(each) {
+                let trits = random.activations(rows * cols);
+                pack::pack_with(set.layout, rows, cols, codes, |r, c| trits[r * cols + c] % 2);
+            }
+            let mut scales = Fenced::new(2 * groups * rows);
+            scales.as_mut().copy_from_slice(&random.halves(groups * rows, 0));
+            let mut prepared = Fenced::new(groups * tokens * stride);
+            for place in prepared.bytes_mut().chunks_exact_mut(stride) {
+                set.prepare(&random.activations(cols), place);
+            }
+            let factors = random.floats(tokens * groups, 0);
+            let mut run = |by: &KernelSet, values: &mut [f32]| {
+                let tile = GroupedTile {
+                    weights: weights.bytes_mut(),
+                    weights_stride: each,
+                    scales: scales.as_mut(),
+                    scales_stride: rows,
+                    rows,
+                    cols,
+                    groups,
+                    prepared: prepared.bytes_mut(),
+                    prepared_stride: tokens * stride,
+                    tokens,
+                    digits: 1,
+                    factors: &factors,
+                };
+                let mut scratch = Fenced::new(8 * by.grouped_scratch_words(rows, cols, tokens));
+                let mut sums = vec![0; by.grouped_sums(rows, cols, tokens)];
+                by.multiply_groups(tile, scratch.as_mut(), &mut sums, values);
+            };
+            let (mut found, mut expected) = (Fenced::new(4 * tokens * rows), vec![0.0; tokens * rows]);
+            run(set, found.as_mut());
+            run(oracle(set.layout), &mut expected);
+            same_floats(found.as_mut(), &expected, &format!("{} {rows} x {cols} x {tokens}", set.name));
         }
     }
 }

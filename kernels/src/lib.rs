@@ -67,5 +67,6 @@ pub use coding::Coding;
 pub use layout::Layout;
 pub use reference::SCALAR;
 pub use set::{
-    AttentionOps, Cached, ElementOps, Gate, Grain, HeadOps, KernelSet, Nibbles, TernaryOps, Tile, VectorOps,
+    AttentionOps, Cached, ElementOps, Gate, Grain, GroupedOps, GroupedTile, HeadOps, KernelSet, Nibbles,
+    TernaryOps, Tile, VectorOps,
 };

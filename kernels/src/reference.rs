@@ -72,6 +72,7 @@ pub const PLAIN_OPS: TernaryOps = TernaryOps {
     grain: |rows, _, tokens, _| plain_grain(Layout::T2B128, rows, tokens),
     scratch_words: |_, _, _| 0,
     multiply: |tile, _, sums| multiply(Layout::T2B128, tile, sums),
+    grouped: None,
 };
 
 /// The float operations of [`crate::lanes`] as a table, for sets to start from.

@@ -20,7 +20,7 @@ const FEW_TOKENS: usize = 8;
 const TASKS: usize = 3;
 
 /// How many values of the next digit make one of a digit: half a step on either side is 127 of them.
-pub(crate) const BASE: f32 = 254.0;
+const BASE: f32 = 254.0;
 
 /// What a model's ternary products take as their input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,29 @@ impl Form {
         }
     }
 
+    /// Whether sums over whole rows are all there is to a product.
+    pub(crate) const fn is_whole(self) -> bool {
+        self.group.is_none() && self.digits() == 1
+    }
+
+    /// Numbers of [`write_factors`](Self::write_factors) for a row of `cols` values.
+    pub(crate) fn factors(self, cols: usize) -> usize {
+        self.groups(cols) * self.digits()
+    }
+
+    /// Writes what becomes of the sums of a group that was quantised with scale `s`: a factor for each digit, or `s` itself
+    /// where a product is divided by it.
+    pub(crate) fn write_factors(self, s: f32, factors: &mut [f32]) {
+        if self.is_whole() {
+            return factors.fill(s);
+        }
+        let mut factor = 1.0 / s;
+        for to in factors {
+            *to = factor;
+            factor /= BASE;
+        }
+    }
+
     /// Bytes of one group of one token in the kernels' form, its digits one after another.
     pub(crate) fn group_bytes(self, set: &KernelSet, cols: usize) -> usize {
         self.digits() * set.prepared_bytes(self.group_cols(cols))
@@ -91,8 +114,8 @@ impl Form {
         self.groups(cols) * self.group_bytes(set, cols)
     }
 
-    /// The part of a product of `rows x cols` with `tokens` tokens that a task should get when `workers` share it. In groups a
-    /// task calls the kernels once for each of them, so with few tokens it gets many rows.
+    /// The part of a product of `rows x cols` with `tokens` tokens that a task should get when `workers` share it. In groups,
+    /// which lie apart, a task with few tokens gets many rows.
     pub fn grain(self, set: &KernelSet, rows: usize, cols: usize, tokens: usize, workers: usize) -> Grain {
         let seen = tokens * self.digits();
         let grain = set.grain(rows, self.group_cols(cols), seen, workers);

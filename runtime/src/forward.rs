@@ -78,8 +78,8 @@ pub struct WorkShape {
     pub form: Form,
     /// Bytes of a prepared token with as many columns as the widest matrix.
     pub prepared_bytes: usize,
-    /// Scales of such a token.
-    pub token_scales: usize,
+    /// Factors of the sums of such a token.
+    pub token_factors: usize,
     /// Floats for the spans of rows whose attention is shared out.
     pub span_floats: usize,
     /// Scratch of one worker, in 8-byte words: the largest of what any phase asks for.
@@ -113,7 +113,7 @@ impl WorkShape {
                 .into_iter()
                 .max()
                 .unwrap_or(0),
-            token_scales: form.groups(widest).max(1),
+            token_factors: form.factors(widest).max(1),
             span_floats: attention::spans_len(config, rows, cells, workers),
             scratch_words: norm.max(product).max(attention).next_multiple_of(8),
         }
@@ -127,8 +127,8 @@ pub struct Workspace<'a> {
     x: &'a mut [f32],
     /// Quantised inputs of a product in the kernels' form, `[groups, rows, digits]`.
     prepared: &'a mut [u8],
-    /// Quantisation scales of each row, `[rows, groups]`.
-    scales: &'a mut [f32],
+    /// What sums are multiplied by, `[rows, groups, digits]`, see [`Form::write_factors`].
+    factors: &'a mut [f32],
     form: Form,
     /// `[rows, q_dim + 2 kv_dim]`.
     qkv: &'a mut [f32],
@@ -154,7 +154,7 @@ impl<'a> Workspace<'a> {
         let work = Workspace {
             x: arena.take(rows * config.hidden)?,
             prepared: arena.take(rows * shape.prepared_bytes)?,
-            scales: arena.take(rows * shape.token_scales)?,
+            factors: arena.take(rows * shape.token_factors)?,
             form: shape.form,
             qkv: arena.take(rows * (config.q_dim() + 2 * config.kv_dim()))?,
             attn: arena.take(rows * config.q_dim())?,
@@ -192,7 +192,7 @@ impl<'a> Workspace<'a> {
         });
         for (at, layer) in model.layers.iter().enumerate() {
             self.quantize_rows(machine, Source::Hidden, Some(layer.attn_norm), n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
+            let input = Input { prepared: self.prepared, factors: self.factors, tokens: n, form: self.form };
             product(machine, self.scratch, &layer.qkv, input, (self.qkv, qkv_dim), Epilogue::Store);
             self.mend_heads(machine, &model.config, layer, n);
             self.store(machine, &model.config, cache, at, rows);
@@ -209,16 +209,16 @@ impl<'a> Workspace<'a> {
             attention::attend(machine, self.scratch, self.spans, batch, self.attn);
 
             self.quantize_rows(machine, Source::Attention, layer.attn_sub_norm, n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
+            let input = Input { prepared: self.prepared, factors: self.factors, tokens: n, form: self.form };
             let output = core::slice::from_ref(&layer.attn_output);
             product(machine, self.scratch, output, input, (self.x, hidden), Epilogue::Add);
 
             self.quantize_rows(machine, Source::Hidden, Some(layer.ffn_norm), n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
+            let input = Input { prepared: self.prepared, factors: self.factors, tokens: n, form: self.form };
             gated_product(machine, self.scratch, &layer.gate_up, model.config.graph.gate, input, self.ffn);
 
             self.quantize_rows(machine, Source::Gated, layer.ffn_sub_norm, n, model);
-            let input = Input { prepared: self.prepared, scales: self.scales, tokens: n, form: self.form };
+            let input = Input { prepared: self.prepared, factors: self.factors, tokens: n, form: self.form };
             let down = core::slice::from_ref(&layer.down);
             product(machine, self.scratch, down, input, (self.x, hidden), Epilogue::Add);
         }
@@ -251,14 +251,15 @@ impl<'a> Workspace<'a> {
         let form = self.form;
         let (group, groups, bytes) = (form.group_cols(cols), form.groups(cols), form.group_bytes(set, cols));
         let prepared = (&mut self.prepared[..groups * n * bytes], n * bytes);
-        let scales = &mut self.scales[..n * groups];
+        let each = form.factors(cols) / groups;
+        let factors = &mut self.factors[..n * form.factors(cols)];
         parallel::columns(
             machine.exec,
             self.scratch,
             n,
-            scales,
+            factors,
             prepared,
-            |scratch, row, scales, mut places| {
+            |scratch, row, factors, mut places| {
                 let (y, scratch) = scratch.split_at_mut(cols.div_ceil(2));
                 let (rest, q) = scratch.split_at_mut(group.div_ceil(2));
                 let y = &mut cast_slice_mut::<u64, f32>(y)[..cols];
@@ -269,8 +270,11 @@ impl<'a> Workspace<'a> {
                     rms_norm(set, x, weight, eps, y);
                     x = y;
                 }
-                for (at, (x, scale)) in x.chunks_exact(group).zip(scales).enumerate() {
-                    *scale = form.quantize(set, x, (&mut *q, &mut *rest), places.row(at));
+                for (at, (x, factors)) in
+                    x.chunks_exact(group).zip(factors.chunks_exact_mut(each)).enumerate()
+                {
+                    let s = form.quantize(set, x, (&mut *q, &mut *rest), places.row(at));
+                    form.write_factors(s, factors);
                 }
             },
         );

@@ -227,7 +227,7 @@ impl MemoryPlan {
                 sum(&[
                     slice_bytes::<f32>(rows.checked_mul(config.hidden)?),
                     slice_bytes::<u8>(rows.checked_mul(work.prepared_bytes)?),
-                    slice_bytes::<f32>(rows.checked_mul(work.token_scales)?),
+                    slice_bytes::<f32>(rows.checked_mul(work.token_factors)?),
                     slice_bytes::<f32>(rows.checked_mul(config.q_dim() + 2 * config.kv_dim())?),
                     slice_bytes::<f32>(rows.checked_mul(config.q_dim())?),
                     slice_bytes::<f32>(rows.checked_mul(config.ffn)?),

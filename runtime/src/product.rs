@@ -13,13 +13,13 @@
 //!         y = y + sum * (weight scale * (1 / (input scale * 254^digit)))
 //! ```
 //!
-//! in binary32, every step rounded by itself: that order, and nothing of the cut, decides the bits. A group is a call of the
-//! kernels over many rows, since what a call and a panel cost is paid once a group.
+//! in binary32, every step rounded by itself: that order, and nothing of the cut, decides the bits. All of it is one call of
+//! the kernels ([`KernelSet::multiply_groups`]).
 
 use bytemuck::cast_slice_mut;
-use tern_kernels::{Gate, KernelSet};
+use tern_kernels::{Gate, GroupedTile, KernelSet};
 
-use crate::activations::{BASE, Form};
+use crate::activations::Form;
 use crate::forward::Machine;
 use crate::model::{Config, Scales, Ternary};
 use crate::parallel::{self, Grid, GridTile, Segment, Stripe};
@@ -29,8 +29,9 @@ use crate::parallel::{self, Grid, GridTile, Segment, Stripe};
 pub(crate) struct Input<'a> {
     /// Prepared tokens, packed for the number of columns of the matrix they meet: `[groups, tokens, digits]`.
     pub prepared: &'a [u8],
-    /// Their quantisation scales, `[tokens, groups]`.
-    pub scales: &'a [f32],
+    /// What their sums are multiplied by beside the scales of the weights, `[tokens, groups, digits]`; where whole rows of
+    /// one digit are all there is, their quantisation scales.
+    pub factors: &'a [f32],
     /// How many there are.
     pub tokens: usize,
     /// What they consist of.
@@ -66,18 +67,18 @@ pub(crate) fn scratch_words(
         let segment = segment((set, form), matrix_rows, cols, tokens, workers);
         let (rows, tokens) = (segment.most_cols.min(matrix_rows), segment.most_rows.min(tokens));
         let (group, seen) = (form.group_cols(cols), tokens * form.digits());
-        let sums = if is_whole(form) { matrices * rows * tokens } else { rows * seen };
-        let values = if is_whole(form) { 0 } else { matrices * rows * tokens };
-        sums.div_ceil(2) + values.div_ceil(2) + set.scratch_words(rows, group, seen)
+        // Sums of the product where they are all, else of a group or digit, and values beside them.
+        let (sums, words) = match form.group {
+            Some(_) => (set.grouped_sums(rows, group, seen), set.grouped_scratch_words(rows, group, seen)),
+            None if form.is_whole() => (matrices * rows * tokens, set.scratch_words(rows, group, seen)),
+            None => (rows * seen, set.scratch_words(rows, group, seen)),
+        };
+        let values = if form.is_whole() { 0 } else { matrices * rows * tokens };
+        sums.div_ceil(2) + values.div_ceil(2) + words
     };
     // A grain may depend on the number of tokens in any way, so every number is asked for.
     let tokens = 1..=rows;
     tokens.flat_map(|tokens| shapes.map(|shape| task_words(shape, tokens))).max().unwrap_or(0)
-}
-
-/// Whether sums over whole rows are all there is to a product.
-fn is_whole(form: Form) -> bool {
-    form.group.is_none() && form.digits() == 1
 }
 
 /// How the product of a matrix `[rows, cols]` with `tokens` tokens is cut.
@@ -92,23 +93,21 @@ fn segment(
     Segment { cols: rows, most_cols: grain.rows, most_rows: grain.tokens }
 }
 
-/// The tile of `matrix . input` over one group of columns, as integers: every digit of a token is one to the kernels.
+/// The tile of `matrix . input`, a matrix with one scale, as integers: every digit of a token is one to the kernels.
 fn multiply(
     set: &KernelSet,
-    (matrix, group): (&Ternary<'_>, usize),
+    matrix: &Ternary<'_>,
     tile: &GridTile,
     input: Input<'_>,
     scratch: &mut [u64],
     sums: &mut [i32],
 ) {
-    let cols = matrix.group_cols();
     // A tile starts at a panel, because a grain is a whole number of them.
-    let packed = matrix.panels(set.layout, group, tile.cols.clone());
+    let packed = matrix.panels(set.layout, 0..1, tile.cols.clone());
     let token_bytes = input.form.group_bytes(set, matrix.cols);
-    let prepared = &input.prepared[group * input.tokens * token_bytes..][..input.tokens * token_bytes];
-    let prepared = &prepared[tile.rows.start * token_bytes..tile.rows.end * token_bytes];
+    let prepared = &input.prepared[tile.rows.start * token_bytes..tile.rows.end * token_bytes];
     let seen = tile.rows.len() * input.form.digits();
-    set.multiply(packed, tile.cols.len(), cols, prepared, seen, scratch, sums);
+    set.multiply(packed, tile.cols.len(), matrix.cols, prepared, seen, scratch, sums);
 }
 
 /// The tile of `matrix . input`, group by group and digit by digit: `values: [tile tokens, tile rows]`.
@@ -120,27 +119,42 @@ fn accumulate(
     scratch: &mut [u64],
     values: &mut [f32],
 ) {
-    let (width, digits) = (tile.cols.len(), input.form.digits());
-    let count = width * tile.rows.len() * digits;
-    let (sums, scratch) = scratch.split_at_mut(count.div_ceil(2));
-    let sums = &mut cast_slice_mut::<u64, i32>(sums)[..count];
+    let (rows, tokens, digits) = (tile.cols.len(), tile.rows.len(), input.form.digits());
     let groups = matrix.cols / matrix.group_cols();
-    values.fill(0.0);
-    for group in 0..groups {
-        multiply(set, (matrix, group), tile, input, scratch, sums);
-        let tokens = tile.rows.clone().zip(sums.chunks_exact(width * digits));
-        for ((token, sums), values) in tokens.zip(values.chunks_exact_mut(width)) {
-            let mut inverse = 1.0 / input.scales[token * groups + group];
-            for sums in sums.chunks_exact(width) {
-                match matrix.scales {
-                    Scales::One(scale) => set.add_sums(sums, scale * inverse, values),
-                    Scales::Groups { scales, .. } => {
-                        let scales = &scales[group * matrix.rows..][tile.cols.clone()];
-                        set.add_groups(sums, scales, inverse, values);
-                    }
-                }
-                inverse /= BASE;
+    let factors = &input.factors[tile.rows.start * groups * digits..][..tokens * groups * digits];
+    match matrix.scales {
+        Scales::One(scale) => {
+            let count = rows * tokens * digits;
+            let (sums, scratch) = scratch.split_at_mut(count.div_ceil(2));
+            let sums = &mut cast_slice_mut::<u64, i32>(sums)[..count];
+            multiply(set, matrix, tile, input, scratch, sums);
+            values.fill(0.0);
+            let of_digits = sums.chunks_exact(rows).zip(factors).enumerate();
+            for (at, (sums, factor)) in of_digits {
+                set.add_sums(sums, scale * factor, &mut values[at / digits * rows..][..rows]);
             }
+        }
+        Scales::Groups { cols, scales } => {
+            let count = set.grouped_sums(rows, cols, tokens * digits);
+            let (sums, scratch) = scratch.split_at_mut(count.div_ceil(2));
+            let sums = &mut cast_slice_mut::<u64, i32>(sums)[..count];
+            let token_bytes = input.form.group_bytes(set, matrix.cols);
+            let others = (groups - 1) * input.tokens;
+            let tile = GroupedTile {
+                weights: matrix.panels(set.layout, 0..groups, tile.cols.clone()),
+                weights_stride: matrix.group_stride(set.layout),
+                scales: &scales[tile.cols.start..][..(groups - 1) * matrix.rows + rows],
+                scales_stride: matrix.rows,
+                rows,
+                cols,
+                groups,
+                prepared: &input.prepared[tile.rows.start * token_bytes..][..(others + tokens) * token_bytes],
+                prepared_stride: input.tokens * token_bytes,
+                tokens,
+                digits,
+                factors,
+            };
+            set.multiply_groups(tile, scratch, sums, values);
         }
     }
 }
@@ -166,7 +180,7 @@ pub(crate) fn product(
         let (matrix, width) = (&matrices[tile.segment], tile.cols.len());
         let count = width * tile.rows.len();
         let (place, scratch) = scratch.split_at_mut(count.div_ceil(2));
-        if !is_whole(form) {
+        if !form.is_whole() {
             let values = &mut cast_slice_mut::<u64, f32>(place)[..count];
             accumulate(set, matrix, &tile, input, scratch, values);
             for (i, values) in values.chunks_exact(width).enumerate() {
@@ -178,10 +192,10 @@ pub(crate) fn product(
             return;
         }
         let sums = &mut cast_slice_mut::<u64, i32>(place)[..count];
-        multiply(set, (matrix, 0), &tile, input, scratch, sums);
+        multiply(set, matrix, &tile, input, scratch, sums);
         let Scales::One(scale) = matrix.scales else { unreachable!("a form without groups") };
         for ((i, token), sums) in tile.rows.enumerate().zip(sums.chunks_exact(width)) {
-            let factor = scale / input.scales[token];
+            let factor = scale / input.factors[token];
             match epilogue {
                 Epilogue::Store => set.scale_sums(sums, factor, stripe.row(i)),
                 Epilogue::Add => set.add_sums(sums, factor, stripe.row(i)),
@@ -207,7 +221,7 @@ pub(crate) fn gated_product(
         let width = tile.cols.len();
         let count = width * tile.rows.len();
         let (place, scratch) = scratch.split_at_mut(count);
-        if !is_whole(form) {
+        if !form.is_whole() {
             let (gates, ups) = cast_slice_mut::<u64, f32>(place).split_at_mut(count);
             accumulate(set, gate, &tile, input, scratch, gates);
             accumulate(set, up, &tile, input, scratch, ups);
@@ -218,14 +232,14 @@ pub(crate) fn gated_product(
             return;
         }
         let (gates, ups) = cast_slice_mut::<u64, i32>(place).split_at_mut(count);
-        multiply(set, (gate, 0), &tile, input, scratch, gates);
-        multiply(set, (up, 0), &tile, input, scratch, ups);
+        multiply(set, gate, &tile, input, scratch, gates);
+        multiply(set, up, &tile, input, scratch, ups);
         let (Scales::One(gate), Scales::One(up)) = (gate.scales, up.scales) else {
             unreachable!("a form without groups")
         };
         let sums = gates.chunks_exact(width).zip(ups.chunks_exact(width));
         for ((i, token), (gates, ups)) in tile.rows.enumerate().zip(sums) {
-            let factors = [gate, up].map(|scale| scale / input.scales[token]);
+            let factors = [gate, up].map(|scale| scale / input.factors[token]);
             set.gate(kind, gates, ups, factors, stripe.row(i));
         }
     };
@@ -290,16 +304,20 @@ mod tests {
         let matrix = Packed::new(set, form.group_cols(COLS));
         let (group, groups, bytes) = (form.group_cols(COLS), form.groups(COLS), form.group_bytes(set, COLS));
         let tokens = TOKENS - from;
-        let (mut prepared, mut scales) = (vec![0; groups * tokens * bytes], vec![0.0; tokens * groups]);
+        let each = form.factors(COLS) / groups;
+        let (mut prepared, mut factors) = (vec![0; groups * tokens * bytes], Vec::new());
         let (mut q, mut rest) = (vec![0; group], vec![0.0; group]);
         for token in 0..tokens {
             let row: Vec<f32> = (0..COLS).map(|col| x(from + token, col)).collect();
             for (at, x) in row.chunks_exact(group).enumerate() {
                 let place = &mut prepared[(at * tokens + token) * bytes..][..bytes];
-                scales[token * groups + at] = form.quantize(set, x, (&mut q, &mut rest), place);
+                let s = form.quantize(set, x, (&mut q, &mut rest), place);
+                factors.extend_from_slice(&[0.0; 3][..each]);
+                let end = factors.len();
+                form.write_factors(s, &mut factors[end - each..]);
             }
         }
-        let input = Input { prepared: &prepared, scales: &scales, tokens, form };
+        let input = Input { prepared: &prepared, factors: &factors, tokens, form };
         let mut scratch = vec![0; 1 << 16];
         let mut out = vec![1.0; tokens * ROWS];
         let machine = Machine { set, exec: &Serial };

@@ -25,6 +25,7 @@ pub mod daemon;
 pub mod fault_proxy;
 pub mod fill;
 pub mod gguf_fields;
+pub mod grouped;
 pub mod http_peer;
 pub mod model;
 pub mod mqtt_daemon;

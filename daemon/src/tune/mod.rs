@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tern_boards::is_scalar;
-use tern_kernels::{KernelSet, pack};
+use tern_kernels::{GroupedTile, KernelSet, pack};
 use tern_runtime::activations::{Activations, Form};
 use tern_runtime::error::LoadError;
 use tern_runtime::gguf::Gguf;
@@ -135,6 +135,9 @@ struct Bench {
     cols: usize,
     packed: Vec<u8>,
     matrix_bytes: usize,
+    /// Scales of groups, all one, and what their sums are multiplied by.
+    scales: Vec<u16>,
+    factors: Vec<f32>,
     prepared: Vec<u8>,
 }
 
@@ -143,6 +146,7 @@ struct Bench {
 struct Place {
     scratch: Vec<u64>,
     sums: Vec<i32>,
+    values: Vec<f32>,
 }
 
 impl Bench {
@@ -182,7 +186,8 @@ impl Bench {
             let q: Vec<i8> = (0..group).map(|_| random.below(255) as i8).collect();
             set.prepare(&q, place);
         }
-        Some(Bench { set, form, rows, cols, packed, matrix_bytes, prepared })
+        let (scales, factors) = (vec![0x3c00; cols / group * rows], vec![1.0; cols / group * PROMPT_TOKENS]);
+        Some(Bench { set, form, rows, cols, packed, matrix_bytes, scales, factors, prepared })
     }
 
     /// Times both kinds of work; `None` if there are no such threads.
@@ -232,17 +237,39 @@ impl Bench {
             let (height, width) = (grain.rows.min(rows - row), grain.tokens.min(tokens - token));
             // A worker runs one task at a time, so its place is always free.
             let Ok(mut place) = places[worker].lock() else { return };
-            let Place { scratch, sums } = &mut *place;
-            let words = set.scratch_words(height, group, width);
-            scratch.resize(words.max(scratch.len()), 0);
-            sums.resize((height * width).max(sums.len()), 0);
-            for at in 0..cols / group {
-                let first = copy * self.matrix_bytes + at * group_bytes + row / panel_rows * panel_bytes;
-                let weights = &self.packed[first..][..height.div_ceil(panel_rows) * panel_bytes];
-                let first = (at * PROMPT_TOKENS + token) * token_bytes;
-                let prepared = &self.prepared[first..first + width * token_bytes];
-                set.multiply(weights, height, group, prepared, width, scratch, &mut sums[..height * width]);
+            let Place { scratch, sums, values } = &mut *place;
+            let panels = row / panel_rows..(row + height).div_ceil(panel_rows);
+            let first = copy * self.matrix_bytes;
+            let codes = &self.packed[first + panels.start * panel_bytes..];
+            let codes = &codes[..self.matrix_bytes - group_bytes + panels.len() * panel_bytes];
+            let all = width * token_bytes;
+            if form.group.is_none() {
+                scratch.resize(set.scratch_words(height, cols, width).max(scratch.len()), 0);
+                sums.resize((height * width).max(sums.len()), 0);
+                let prepared = &self.prepared[token * token_bytes..][..all];
+                set.multiply(codes, height, cols, prepared, width, scratch, &mut sums[..height * width]);
+                return;
             }
+            scratch.resize(set.grouped_scratch_words(height, group, width).max(scratch.len()), 0);
+            sums.resize(set.grouped_sums(height, group, width).max(sums.len()), 0);
+            values.resize((height * width).max(values.len()), 0.0);
+            let groups = cols / group;
+            let others = (groups - 1) * PROMPT_TOKENS * token_bytes;
+            let tile = GroupedTile {
+                weights: codes,
+                weights_stride: group_bytes,
+                scales: &self.scales[row..][..(groups - 1) * rows + height],
+                scales_stride: rows,
+                rows: height,
+                cols: group,
+                groups,
+                prepared: &self.prepared[token * token_bytes..][..others + all],
+                prepared_stride: PROMPT_TOKENS * token_bytes,
+                tokens: width,
+                digits: 1,
+                factors: &self.factors[..width * groups],
+            };
+            set.multiply_groups(tile, scratch, sums, &mut values[..height * width]);
         });
     }
 }

@@ -137,7 +137,9 @@ impl Drop for Fenced {
 
 /// Types of which any bits are a value.
 pub trait Number {}
+impl Number for f32 {}
 impl Number for i32 {}
+impl Number for u16 {}
 impl Number for u64 {}
 
 /// The bits of a float, one pattern for every NaN: which payload survives is not promised.

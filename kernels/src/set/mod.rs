@@ -2,10 +2,12 @@
 //!
 //! Lengths are asserted here, once a call, so that back ends may read without checks; a failed assertion is a bug in
 //! the caller, never in a model file. [`ternary`] is the product that a set exists for, one table for each layout and
-//! tier; [`vector`] is everything else on the path of a token, one table for each tier.
+//! tier, [`grouped`] that of a matrix in groups of columns; [`vector`] is everything else on the path of a token, one
+//! table for each tier.
 
 pub mod attention;
 pub mod elementwise;
+pub mod grouped;
 pub mod head;
 pub mod ternary;
 pub mod vector;
@@ -13,6 +15,7 @@ pub mod vector;
 use crate::layout::Layout;
 pub use attention::{AttentionOps, Cached, PLAIN_ATTENTION};
 pub use elementwise::{ElementOps, Gate, PLAIN_ELEMENTS};
+pub use grouped::{GroupedOps, GroupedTile};
 pub use head::{HeadOps, Nibbles, PLAIN_HEAD};
 pub use ternary::{Grain, TernaryOps, Tile};
 pub use vector::VectorOps;

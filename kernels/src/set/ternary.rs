@@ -1,6 +1,6 @@
 //! The ternary product of a kernel set.
 
-use super::KernelSet;
+use super::{GroupedOps, KernelSet};
 use crate::layout::MAX_COLS;
 
 /// A panel-aligned piece of a ternary matrix and the tokens it meets; lengths were checked by [`KernelSet::multiply`].
@@ -41,6 +41,8 @@ pub struct TernaryOps {
     pub scratch_words: fn(rows: usize, cols: usize, tokens: usize) -> usize,
     /// `sums[t * rows + r] = sum_c weight[r][c] * q[t][c]`, exact; `scratch` holds anything before and after.
     pub multiply: fn(tile: Tile<'_>, scratch: &mut [u64], sums: &mut [i32]),
+    /// Matrices in groups of columns in one pass, where that is faster than one group after another.
+    pub grouped: Option<GroupedOps>,
 }
 
 impl KernelSet {

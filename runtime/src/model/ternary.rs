@@ -1,8 +1,8 @@
 //! Ternary matrices as kernels multiply with them, and what becomes of those of a file.
 //!
 //! A matrix has one scale, `weight = trit * scale`, or one for each row and group of columns. In groups it lies as one
-//! matrix for each group, one after another, each in the kernels' layout: a call then meets a whole run of rows of a group,
-//! and all its scales lie side by side (`docs/layouts.md`).
+//! matrix for each group, one after another, each in the kernels' layout: then any kernels can meet a whole run of rows of a
+//! group, and all its scales lie side by side (`docs/layouts.md`).
 
 use core::fmt;
 use core::ops::Range;
@@ -62,13 +62,17 @@ impl<'a> Ternary<'a> {
         self.packed.len() + scales
     }
 
-    /// The panels of group `group` that hold `rows`, which begin with one.
-    pub(crate) fn panels(&self, layout: Layout, group: usize, rows: Range<usize>) -> &'a [u8] {
-        let cols = self.group_cols();
-        let panel_bytes = layout.panel_bytes(cols);
-        let start = group * self.rows.div_ceil(layout.panel_rows()) * panel_bytes;
+    /// Bytes from the panels of a group to those of the next.
+    pub(crate) fn group_stride(&self, layout: Layout) -> usize {
+        self.rows.div_ceil(layout.panel_rows()) * layout.panel_bytes(self.group_cols())
+    }
+
+    /// From the panels of the first of `groups` that hold `rows`, which begin with one, to those of the last.
+    pub(crate) fn panels(&self, layout: Layout, groups: Range<usize>, rows: Range<usize>) -> &'a [u8] {
+        let panel_bytes = layout.panel_bytes(self.group_cols());
         let panels = rows.start / layout.panel_rows()..rows.end.div_ceil(layout.panel_rows());
-        &self.packed[start..][panels.start * panel_bytes..panels.end * panel_bytes]
+        let [first, last] = [groups.start, groups.end - 1].map(|group| group * self.group_stride(layout));
+        &self.packed[first + panels.start * panel_bytes..last + panels.end * panel_bytes]
     }
 }
 
