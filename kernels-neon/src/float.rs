@@ -15,13 +15,13 @@
 
 use crate::asm::{fcvtl, fcvtl2};
 use crate::attention::ATTENTION;
-use crate::groups::add_groups;
 use crate::head::NEON_HEAD;
 use core::arch::aarch64::{
-    float32x4_t, uint16x8_t, vabsq_f32, vaddq_f32, vbslq_f32, vcgtq_f32, vdupq_n_f32, vld1q_f32, vld1q_u16,
-    vmulq_f32, vst1q_f32,
+    float32x4_t, uint16x8_t, vabsq_f32, vaddq_f32, vbslq_f32, vcgtq_f32, vcvtq_f32_s32, vdupq_n_f32,
+    vld1q_f32, vld1q_s32, vld1q_u16, vmulq_f32, vst1q_f32,
 };
 use tern_kernels::VectorOps;
+use tern_kernels::elementwise;
 use tern_kernels::exp::exp;
 use tern_kernels::half::f16_to_f32;
 use tern_kernels::lanes::{self, LANES};
@@ -91,6 +91,31 @@ fn exp_sum(x: &mut [f32]) -> f32 {
         }
         sum(x)
     }
+}
+
+/// `y[i] = y[i] + sums[i] (scales[i] inverse)`, `scales` being binary16 bits: the end of every group of columns.
+fn add_groups(sums: &[i32], scales: &[u16], inverse: f32, y: &mut [f32]) {
+    let (sums, last_sums) = sums.as_chunks::<LANES>();
+    let (scales, last_scales) = scales.as_chunks::<LANES>();
+    let (y, last_y) = y.as_chunks_mut::<LANES>();
+    for ((sums, scales), y) in sums.iter().zip(scales).zip(y) {
+        // SAFETY: NEON is part of the target.
+        unsafe { add_scaled(sums, scales, inverse, y) };
+    }
+    elementwise::add_groups(last_sums, last_scales, inverse, last_y);
+}
+
+/// [`add_groups`] of sixteen elements.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_scaled(sums: &[i32; LANES], scales: &[u16; LANES], inverse: f32, y: &mut [f32; LANES]) {
+    let (scales, mut values, inverse) = (widen(scales), load_lanes(y), vdupq_n_f32(inverse));
+    for (i, value) in values.iter_mut().enumerate() {
+        // SAFETY: four numbers of sixteen.
+        let sums = vcvtq_f32_s32(unsafe { vld1q_s32(sums.as_ptr().add(4 * i)) });
+        *value = vaddq_f32(*value, vmulq_f32(sums, vmulq_f32(scales[i], inverse)));
+    }
+    store_lanes(y, values);
 }
 
 /// The largest `map(x[i])`, NaN passed over, or `least` if none is larger. Which zero comes back from zeros of both

@@ -34,7 +34,7 @@ use crate::gemm_dotprod::{GROUPS, MIN_TOKENS, STRIP_STEPS, Vector, load_vector, 
 use crate::head::dotprod_head;
 use crate::panels::{self, PanelKernel};
 use crate::strip::{Codes, Fives, Nested, Strip};
-use crate::{dotprod, groups, t2r4, t2r4_dotprod, t5r, t5r_dotprod};
+use crate::{dotprod, t2r4, t2r4_dotprod, t5r, t5r_dotprod};
 use core::arch::aarch64::{
     int8x16_t, int32x4_t, vdupq_n_s8, vdupq_n_s32, vreinterpretq_s8_s64, vreinterpretq_s8_u8,
     vreinterpretq_s64_s8, vst1q_s8, vst1q_s32, vzip1q_s64, vzip2q_s64,
@@ -75,9 +75,6 @@ impl Int8MatMul {
                 multiply: |tile, scratch, sums| {
                     multiply_panels::<Fives, 5, t5r_dotprod::OutOfOrder, { t5r::ROWS }>(tile, scratch, sums);
                 },
-                grouped: Some(groups::ops(MIN_TOKENS - 1, |tile, _, values| {
-                    groups::multiply::<t5r_dotprod::OutOfOrder, { t5r::ROWS }>(tile, values)
-                })),
                 ..PLAIN_OPS
             },
             // SAFETY: the token of this set proves the feature.
@@ -94,9 +91,6 @@ impl Int8MatMul {
                         tile, scratch, sums,
                     );
                 },
-                grouped: Some(groups::ops(MIN_TOKENS - 1, |tile, _, values| {
-                    groups::multiply::<t2r4_dotprod::DotKernel, { t2r4::ROWS }>(tile, values)
-                })),
                 ..PLAIN_OPS
             },
             // SAFETY: the token of this set proves the feature.

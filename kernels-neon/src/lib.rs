@@ -15,7 +15,7 @@
 //!
 //! Eight tokens and more share work: `veclut` (its loops are in `veclut_rows`) looks five weights up at a time, for five
 //! columns a byte and, through `t5r_indices`, five rows; `gemm_dotprod` and `gemm_i8mm` multiply strips of rows that
-//! `strip` expands. With a scale for each group of columns few tokens go by `groups` or, with tables, by `tl1`. `head` holds the products of an int8 LM head for both.
+//! `strip` expands. `head` holds the products of an int8 LM head for both.
 //!
 //! One binary serves every core: [`all`] asks the running machine, never the compiler. On other architectures, and on
 //! a bare-metal target (where nothing can be asked) for sets beyond the baseline, the iterator is shorter or empty.
@@ -49,8 +49,6 @@ mod float;
 mod gemm_dotprod;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod gemm_i8mm;
-#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
-mod groups;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod head;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]

@@ -27,7 +27,6 @@
 
 use crate::asm::{add_products, load, prefetch};
 use crate::float::FLOAT_OPS;
-use crate::groups;
 use crate::panels::{self, PanelKernel};
 use core::arch::aarch64::{
     int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vandq_u8, vdupq_n_s16, vdupq_n_s32, vdupq_n_u8, vextq_s32,
@@ -54,13 +53,7 @@ pub(crate) const T2R4_OPS: TernaryOps =
 pub(crate) static SET: KernelSet = KernelSet::new(
     "aarch64-t2r4i8-neon",
     Layout::T2R4,
-    TernaryOps {
-        multiply: |tile, _, sums| panels::multiply::<Kernel, ROWS>(tile, sums),
-        grouped: Some(groups::ops(usize::MAX, |tile, _, values| {
-            groups::multiply::<Kernel, ROWS>(tile, values)
-        })),
-        ..T2R4_OPS
-    },
+    TernaryOps { multiply: |tile, _, sums| panels::multiply::<Kernel, ROWS>(tile, sums), ..T2R4_OPS },
     FLOAT_OPS,
 );
 

@@ -25,7 +25,6 @@ use crate::asm::{load, prefetch, sdot};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
 use crate::gemm_dotprod;
-use crate::groups;
 use crate::head::dotprod_head;
 use crate::panels::PanelKernel;
 use crate::strip::Nested;
@@ -48,9 +47,6 @@ pub(crate) fn set(_: DotProd) -> &'static KernelSet {
             multiply: |tile, scratch, sums| unsafe {
                 gemm_dotprod::multiply_panels::<Nested, 4, DotKernel, ROWS>(tile, scratch, sums);
             },
-            grouped: Some(groups::ops(gemm_dotprod::MIN_TOKENS - 1, |tile, _, values| {
-                groups::multiply::<DotKernel, ROWS>(tile, values)
-            })),
             ..T2R4_OPS
         },
         // SAFETY: the token of this set proves the feature.

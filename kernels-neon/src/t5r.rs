@@ -39,7 +39,6 @@
 
 use crate::asm::{add_products, load, opaque, prefetch};
 use crate::float::FLOAT_OPS;
-use crate::groups;
 use crate::panels::PanelKernel;
 use crate::t5r_indices;
 use crate::veclut_rows::{add_rows_halves, add_rows_whole};
@@ -67,10 +66,9 @@ pub(crate) const T5R_OPS: TernaryOps =
 pub(crate) static SET: KernelSet = KernelSet::new(
     "aarch64-t5ri8-neon",
     Layout::T5R,
-    t5r_indices::ops(
-        |tile, scratch, sums| t5r_indices::multiply::<OutOfOrder>(tile, scratch, sums, add_rows_whole),
-        |tile, _, values| groups::multiply::<OutOfOrder, ROWS>(tile, values),
-    ),
+    t5r_indices::ops(|tile, scratch, sums| {
+        t5r_indices::multiply::<OutOfOrder>(tile, scratch, sums, add_rows_whole)
+    }),
     FLOAT_OPS,
 );
 
@@ -78,10 +76,9 @@ pub(crate) static SET: KernelSet = KernelSet::new(
 pub(crate) static IN_ORDER_SET: KernelSet = KernelSet::new(
     "aarch64-t5ri8-neon-inorder",
     Layout::T5R,
-    t5r_indices::ops(
-        |tile, scratch, sums| t5r_indices::multiply::<InOrder>(tile, scratch, sums, add_rows_halves),
-        |tile, _, values| groups::multiply::<InOrder, ROWS>(tile, values),
-    ),
+    t5r_indices::ops(|tile, scratch, sums| {
+        t5r_indices::multiply::<InOrder>(tile, scratch, sums, add_rows_halves)
+    }),
     FLOAT_OPS,
 );
 

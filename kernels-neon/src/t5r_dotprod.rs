@@ -28,7 +28,6 @@ use crate::asm::{load, prefetch, sdot};
 use crate::dotprod::DotProd;
 use crate::float::FLOAT_OPS;
 use crate::gemm_dotprod;
-use crate::groups;
 use crate::head::dotprod_head;
 use crate::panels::PanelKernel;
 use crate::strip::Fives;
@@ -54,9 +53,6 @@ pub(crate) fn set(_: DotProd) -> &'static KernelSet {
             multiply: |tile, scratch, sums| unsafe {
                 gemm_dotprod::multiply_panels::<Fives, 5, OutOfOrder, ROWS>(tile, scratch, sums);
             },
-            grouped: Some(groups::ops(gemm_dotprod::MIN_TOKENS - 1, |tile, _, values| {
-                groups::multiply::<OutOfOrder, ROWS>(tile, values)
-            })),
             ..T5R_OPS
         },
         // SAFETY: the token of this set proves the feature.
@@ -76,9 +72,6 @@ pub(crate) fn in_order_set(_: DotProd) -> &'static KernelSet {
             multiply: |tile, scratch, sums| unsafe {
                 gemm_dotprod::multiply_panels::<Fives, 5, InOrder, ROWS>(tile, scratch, sums);
             },
-            grouped: Some(groups::ops(gemm_dotprod::MIN_TOKENS - 1, |tile, _, values| {
-                groups::multiply::<InOrder, ROWS>(tile, values)
-            })),
             ..T5R_OPS
         },
         // SAFETY: the token of this set proves the feature.

@@ -27,7 +27,6 @@
 //! [`crate::veclut`] alone asks for.
 
 use crate::asm::{load, opaque};
-use crate::groups;
 use crate::panels::{self, PanelKernel};
 use crate::t5r::ROWS;
 use crate::veclut;
@@ -38,7 +37,7 @@ use core::arch::aarch64::{
     vreinterpretq_s8_u8, vreinterpretq_u64_s8, vrshrn_high_n_s16, vrshrn_n_s16, vsubq_s16, vuzp2q_s8,
 };
 use tern_kernels::reference::{PLAIN_OPS, plain_grain, prepared_bytes};
-use tern_kernels::{Grain, GroupedTile, Layout, TernaryOps, Tile, five};
+use tern_kernels::{Grain, Layout, TernaryOps, Tile, five};
 
 /// Bytes of a step of 16 columns of a panel.
 const STEP_BYTES: usize = Layout::T5R.panel_bytes(16);
@@ -48,19 +47,12 @@ const GRAIN_TOKENS: usize = 32;
 /// Rows below which tables cost more than sharing a conversion saves.
 const GRAIN_ROWS: usize = 512;
 
-/// Digits of tokens that panels meet together in groups of columns; tables pay for more, group by group.
-const GROUPED_TOKENS: usize = 3;
-
 /// The ternary operations of a set that multiplies few tokens by `K`: many go by tables first.
-pub(crate) const fn ops(
-    multiply: fn(Tile<'_>, &mut [u64], &mut [i32]),
-    multiply_groups: fn(GroupedTile<'_>, &mut [u64], &mut [f32]),
-) -> TernaryOps {
+pub(crate) const fn ops(multiply: fn(Tile<'_>, &mut [u64], &mut [i32])) -> TernaryOps {
     TernaryOps {
         grain,
         scratch_words: |rows, _, tokens| veclut::scratch_words(rows, ROWS, tokens),
         multiply,
-        grouped: Some(groups::ops(GROUPED_TOKENS, multiply_groups)),
         ..PLAIN_OPS
     }
 }

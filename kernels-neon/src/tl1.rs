@@ -42,11 +42,10 @@ use core::arch::aarch64::{
     vget_low_u8, vld1q_s32, vmlal_high_s8, vmlal_s8, vqtbl1q_s8, vqtbl1q_u8, vreinterpretq_s8_u8,
     vreinterpretq_s16_u16, vreinterpretq_u16_s16, vshrq_n_u8, vst1q_s32,
 };
-use tern_kernels::reference::plain_grain;
-use tern_kernels::{GroupedTile, KernelSet, Layout, TernaryOps, Tile};
+use tern_kernels::reference::{PLAIN_OPS, plain_grain};
+use tern_kernels::{KernelSet, Layout, TernaryOps, Tile};
 
 use crate::float::FLOAT_OPS;
-use crate::groups;
 use crate::tl1_in_order::InOrder;
 
 /// The lookup-table set for out-of-order cores; the baseline suffices, so it needs no proof.
@@ -61,11 +60,7 @@ pub(crate) static SET: KernelSet = KernelSet::new(
 pub(crate) static IN_ORDER_SET: KernelSet = KernelSet::new(
     "aarch64-tl1i8-neon-inorder",
     Layout::Tl1P32,
-    TernaryOps {
-        multiply: |tile, _, sums| multiply::<InOrder>(tile, sums),
-        grouped: Some(groups::ops(usize::MAX, |tile, _, values| multiply_groups::<InOrder>(tile, values))),
-        ..TL1_OPS
-    },
+    TernaryOps { multiply: |tile, _, sums| multiply::<InOrder>(tile, sums), ..TL1_OPS },
     FLOAT_OPS,
 );
 
@@ -76,7 +71,7 @@ const TL1_OPS: TernaryOps = TernaryOps {
     grain: |rows, _, tokens, _| plain_grain(Layout::Tl1P32, rows, tokens),
     scratch_words: |_, _, _| 0,
     multiply: |tile, _, sums| multiply::<OutOfOrder>(tile, sums),
-    grouped: Some(groups::ops(usize::MAX, |tile, _, values| multiply_groups::<OutOfOrder>(tile, values))),
+    ..PLAIN_OPS
 };
 
 /// Whole steps of a strip, by panel: eight vectors of indices.
@@ -117,8 +112,6 @@ const STRIP_STEPS: usize = 15;
 const CHUNK_COLS: usize = 4 * STRIP_STEPS * 16;
 /// Tokens that meet a panel while it is in cache.
 const TOKEN_BLOCK: usize = 8;
-/// Rows that meet a group of columns together: a page of indices in groups of 64.
-const BLOCK_ROWS: usize = 256;
 
 /// Two byte tables of 16 entries for every pair of columns.
 fn prepared_bytes(cols: usize) -> usize {
@@ -170,58 +163,10 @@ fn multiply<S: Steps>(tile: Tile<'_>, sums: &mut [i32]) {
     }
 }
 
-/// The product in groups of columns, by blocks of rows because groups lie apart (see [`crate::groups`]).
-fn multiply_groups<S: Steps>(tile: GroupedTile<'_>, values: &mut [f32]) {
-    values.fill(0.0);
-    let table_bytes = prepared_bytes(tile.cols);
-    for block in (0..tile.rows).step_by(BLOCK_ROWS) {
-        let end = tile.rows.min(block + BLOCK_ROWS);
-        for group in 0..tile.groups {
-            let (weights, scales) = (tile.group(group).weights, tile.group_scales(group));
-            let panel = |row: usize| &weights[row * tile.cols / 4..][..8 * tile.cols];
-            for row in (block..end).step_by(64) {
-                let rows = row..end.min(row + 64);
-                for seen in 0..tile.tokens * tile.digits {
-                    let tables =
-                        &tile.prepared[group * tile.prepared_stride + seen * table_bytes..][..table_bytes];
-                    let (token, digit) = (seen / tile.digits, seen % tile.digits);
-                    let factor = tile.factor(token, group, digit);
-                    let values = &mut values[token * tile.rows..][rows.clone()];
-                    // SAFETY: NEON is part of the target that this module is compiled for.
-                    unsafe {
-                        if rows.len() > 32 {
-                            let sums = sum_panels::<S, 2>([panel(row), panel(row + 32)], tables);
-                            groups::add_groups(
-                                &sums.as_flattened()[..rows.len()],
-                                &scales[rows.clone()],
-                                factor,
-                                values,
-                            );
-                        } else {
-                            let [sums] = sum_panels::<S, 1>([panel(row)], tables);
-                            groups::add_groups(&sums[..rows.len()], &scales[rows.clone()], factor, values);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Adds to `sums` the products of `P` panels (`cols / 4 * 32` bytes each) with one token's tables (`cols * 16` bytes);
 /// `sums` holds the rows that exist, at most `32 P`.
 #[target_feature(enable = "neon")]
 fn add_panels<S: Steps, const P: usize>(panels: [&[u8]; P], tables: &[u8], sums: &mut [i32]) {
-    let rows = sum_panels::<S, P>(panels, tables);
-    for (sum, row) in sums.iter_mut().zip(rows.as_flattened()) {
-        *sum += row;
-    }
-}
-
-/// The products of `P` panels with one token's tables, as for [`add_panels`].
-#[inline]
-#[target_feature(enable = "neon")]
-fn sum_panels<S: Steps, const P: usize>(panels: [&[u8]; P], tables: &[u8]) -> [[i32; 32]; P] {
     let mut rows = [[0i32; 32]; P];
     let (tables, _) = tables.as_chunks::<16>();
     let panels = panels.map(|panel| panel.as_chunks::<16>().0);
@@ -231,7 +176,9 @@ fn sum_panels<S: Steps, const P: usize>(panels: [&[u8]; P], tables: &[u8]) -> [[
         let strip = panels.map(|panel| &panel[2 * first..2 * last]);
         add_strip::<S, P>(strip, &tables[4 * first..4 * last], &mut rows);
     }
-    rows
+    for (sum, row) in sums.iter_mut().zip(rows.as_flattened()) {
+        *sum += row;
+    }
 }
 
 /// Adds to `rows` a strip of at most [`STRIP_STEPS`] steps: two vectors a group of each panel, four of `tables`.

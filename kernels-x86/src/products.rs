@@ -178,7 +178,6 @@ macro_rules! grouped {
 macro_rules! grouped_ops {
     ($name:ident) => {
         GroupedOps {
-            most_tokens: usize::MAX,
             scratch_words: gemm_groups::scratch_words,
             // SAFETY: the table is reached through the token alone; shapes and scratch were checked by its wrapper.
             multiply: |tile, scratch, values| unsafe { $name(tile, scratch, values) },

@@ -13,7 +13,7 @@
 
 use tern_kernels::{Grain, KernelSet, quant};
 
-/// Tokens that are so few that a call of the kernels over one group is over before it has paid for itself.
+/// Tokens that are so few that a task should have many rows: what it reads of each group is then a long run.
 const FEW_TOKENS: usize = 8;
 
 /// Tasks of a worker in a product in groups with few tokens: enough to finish together.

@@ -92,8 +92,6 @@ impl<'a> GroupedTile<'a> {
 /// How a set multiplies with groups of at most [`MOST_FUSED_COLS`] columns in one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupedOps {
-    /// Digits of tokens up to which `multiply` is for them; more go one group after another.
-    pub most_tokens: usize,
     /// Working memory of one call, in 8-byte words, with groups of `cols` columns and `tokens` digits of tokens. Never falls
     /// when a size grows.
     pub scratch_words: fn(rows: usize, cols: usize, tokens: usize) -> usize,
@@ -102,21 +100,21 @@ pub struct GroupedOps {
 }
 
 impl KernelSet {
-    /// How groups of `cols` columns are multiplied with `tokens` digits of tokens in one pass, if they are.
-    fn fused(&self, cols: usize, tokens: usize) -> Option<GroupedOps> {
-        self.ternary.grouped.filter(|ops| cols <= MOST_FUSED_COLS && tokens <= ops.most_tokens)
+    /// How groups of `cols` columns are multiplied in one pass, if they are.
+    fn fused(&self, cols: usize) -> Option<GroupedOps> {
+        self.ternary.grouped.filter(|_| cols <= MOST_FUSED_COLS)
     }
 
     /// Sums that [`multiply_groups`](Self::multiply_groups) needs room for, with groups of `cols` columns and `tokens`
     /// digits of tokens: none where a set needs one pass.
     pub fn grouped_sums(&self, rows: usize, cols: usize, tokens: usize) -> usize {
-        if self.fused(cols, tokens).is_some() { 0 } else { rows * tokens }
+        if self.fused(cols).is_some() { 0 } else { rows * tokens }
     }
 
     /// Working memory of [`multiply_groups`](Self::multiply_groups) for at most this many rows, columns of a group and
     /// digits of tokens, in 8-byte words.
     pub fn grouped_scratch_words(&self, rows: usize, cols: usize, tokens: usize) -> usize {
-        match self.fused(cols, tokens) {
+        match self.fused(cols) {
             Some(ops) => (ops.scratch_words)(rows, cols, tokens),
             None => self.scratch_words(rows, cols, tokens),
         }
@@ -153,7 +151,7 @@ impl KernelSet {
         let words = self.grouped_scratch_words(rows, cols, seen);
         assert!(scratch.len() >= words, "scratch of {} words for {words}", scratch.len());
         let scratch = &mut scratch[..words];
-        match self.fused(cols, seen) {
+        match self.fused(cols) {
             Some(ops) => (ops.multiply)(tile, scratch, values),
             None => self.multiply_each(tile, scratch, &mut sums[..rows * seen], values),
         }
