@@ -18,7 +18,8 @@
 //! | `t5ri8`, `t2r4i8`, `t5ci8` | bytes as they lie, where there is `vpdpbusd` | strips of codes |
 //! | `tl1i8` | strips of codes | strips of codes |
 //!
-//! A strip is a few rows expanded to a byte a weight, once for all tokens.
+//! A strip is a few rows expanded to a byte a weight, once for all tokens. With a scale for each group of columns `t5ri8` and
+//! `t2r4i8` read bytes as they lie for few tokens, and they and `tl1i8` strips of a group; `t2i8` multiplies group after group.
 //!
 //! A set is only reachable through a token (`Avx2::detect()` and its like) that proves its features: `cpuid` says
 //! that the processor has them and `xgetbv` that the operating system saves their registers. On any other
