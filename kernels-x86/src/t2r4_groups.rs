@@ -94,8 +94,6 @@ unsafe fn direct<B: Dot + Scale, const T: usize>(
     let steps = tile.cols / RUN;
     let vectors = (tile.rows - row).div_ceil(B::WORDS).min(block::<B>());
     let mut y = [[b.zero(); T]; MOST_VECTORS];
-    // What is written out needs registers.
-    let turn_steps = if B::LANES == 4 { 4 } else { 1 };
     let block_bytes = block::<B>() * B::WORDS * tile.cols / 4;
     let later = groups_ahead(block_bytes);
     let (mut walk, mut room) = (Walk::new(tile, token), Room::default());
@@ -111,12 +109,12 @@ unsafe fn direct<B: Dot + Scale, const T: usize>(
                 let mut d = [[b.zero(); 4]; T];
                 // SAFETY: every step of the panel (1), and of each token, whose columns are those of the group.
                 unsafe {
-                    for turn in 0..steps / turn_steps {
-                        for step in 0..turn_steps {
-                            add_step(b, from, q, turn_steps * turn + step, ahead, &mut d);
+                    for turn in 0..steps / 4 {
+                        for step in 0..4 {
+                            add_step(b, from, q, 4 * turn + step, ahead, &mut d);
                         }
                     }
-                    for step in steps / turn_steps * turn_steps..steps {
+                    for step in steps / 4 * 4..steps {
                         add_step(b, from, q, step, ahead, &mut d);
                     }
                 }
