@@ -1,29 +1,38 @@
 """Batches of equal token count from the two kinds of text, each in batches of similar length.
 
-An example stands alone in its row, with BOS at position 0 as at inference. Rows of one batch are padded to the
-same length, one of LENGTHS, so little is wasted and the compiled code sees few shapes.
+An example stands alone in its row, with BOS at position 0 as at inference. The rows of a batch are asked the same
+question where there is one for many, so its tokens are computed once; behind it the rows are padded to the same length,
+one of LENGTHS, so little is wasted and the compiled code sees few shapes.
 """
 
 import collections
+import itertools
 import json
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+import choices
 import render
 from held_out import EvaluationTexts
 from tokenizer import load as load_tokenizer
 
-BATCH_TOKENS = 1920
-LENGTHS = (32, 48, 64, 96, 128, 160, 192)  # each divides BATCH_TOKENS; longer examples are left out
-TRAINED_POSITIONS = 512  # the LM head is the dearest layer: it sees the answers and a sample of the prompts
-INSTRUCTION_TOKENS = 8  # the opening of a prompt, always alike: nothing to learn there
+BATCH_TOKENS = 1920  # beside the question's
+LENGTHS = (16, 24, 30, 40, 48, 64, 80, 96, 128, 160, 192)  # each divides BATCH_TOKENS; longer examples are left out
+QUESTION_LENGTHS = (16, 64)
+TRAINED_POSITIONS = 384  # the LM head is dear: it sees the answers and a sample of the prompts
 CHUNK = 2000  # examples tokenised at once
+LONGEST_LABEL = 6  # tokens for which a row is left room before its label is known
+POOL = 5  # batches of texts to choose from, once the labels of a batch are drawn
+MERGES_SKIPPED = 0.1  # of the log lines' (BPE-dropout, Provilkov 2020), in half of them: names never seen fall to pieces
 
 
-class Tokens(NamedTuple):
-    """An example in tokens: the answer begins at `answer_start`; `shares` are (token, share) of its first token."""
+class Row(NamedTuple):
+    """An example in tokens, without its batch's question: the answer begins at `answer_start`.
+
+    `shares` are (token, share) of the answer's first token.
+    """
 
     ids: list
     answer_start: int
@@ -31,26 +40,30 @@ class Tokens(NamedTuple):
 
 
 class Batch:
-    """ids [rows, length], and for TRAINED_POSITIONS flat positions the next token and whether it is of an answer.
+    """One question and the rows behind it.
 
-    Where a teacher gave shares, the place among the positions, the token and its share are in the three soft lists.
+    head [padded] with `head_length` tokens, ids [rows, length], and for some flat positions the next token and whether
+    it is of an answer. Where a teacher gave shares, the place among the positions, the token and its share are in the
+    three soft lists.
     """
 
-    def __init__(self, examples, length, rng):
-        ids = np.zeros((len(examples), length), np.int64)
-        is_answer = np.zeros((len(examples), length), bool)
-        is_text = np.zeros((len(examples), length), bool)
-        for row, example in enumerate(examples):
-            ids[row, : len(example.ids)] = example.ids
-            is_answer[row, example.answer_start - 1 : len(example.ids) - 1] = True
-            is_text[row, INSTRUCTION_TOKENS : example.answer_start - 1] = True
+    def __init__(self, head, rows, length, rng):
+        ids = np.zeros((len(rows), length), np.int64)
+        is_answer = np.zeros((len(rows), length), bool)
+        is_text = np.zeros((len(rows), length), bool)
+        for place, row in enumerate(rows):
+            ids[place, : len(row.ids)] = row.ids
+            is_answer[place, row.answer_start - 1 : len(row.ids) - 1] = True
+            is_text[place, : row.answer_start - 1] = True
         answers, texts = np.flatnonzero(is_answer), np.flatnonzero(is_text)
         wanted = min(len(texts), max(0, TRAINED_POSITIONS - len(answers)))
         sampled = rng.sample(range(len(texts)), wanted)
-        positions = np.concatenate([answers, texts[sampled]])[:TRAINED_POSITIONS]
-        soft = [(int(np.searchsorted(answers, row * length + example.answer_start - 1)), token, share)
-                for row, example in enumerate(examples) for token, share in example.shares]
-        soft = [entry for entry in soft if entry[0] < TRAINED_POSITIONS]
+        positions = np.concatenate([answers, texts[sampled]])
+        soft = [(int(np.searchsorted(answers, place * length + row.answer_start - 1)), token, share)
+                for place, row in enumerate(rows) for token, share in row.shares]
+        self.head_length = len(head)
+        padded = next(longest for longest in QUESTION_LENGTHS if len(head) <= longest)
+        self.head = torch.tensor(head + [0] * (padded - len(head)))
         self.ids = torch.from_numpy(ids)
         self.positions = torch.from_numpy(positions)
         self.targets = torch.from_numpy(ids.reshape(-1)[positions + 1])
@@ -58,16 +71,58 @@ class Batch:
         self.soft_places = torch.tensor([place for place, _, _ in soft], dtype=torch.int64)
         self.soft_tokens = torch.tensor([token for _, token, _ in soft], dtype=torch.int64)
         self.soft_shares = torch.tensor([share for _, _, share in soft], dtype=torch.float32)
-        self.tokens = sum(len(example.ids) for example in examples)
+        self.tokens = len(head) + sum(len(row.ids) for row in rows)
+
+
+class Words:
+    """A tokenizer, with what of its work is always the same kept."""
+
+    def __init__(self, tokenizer, rng):
+        self.tokenizer, self.rng = tokenizer, rng
+        self.bos, self.stop = (tokenizer.token_to_id(name) for name in ("<|begin_of_text|>", render.STOP))
+        self.known = {}
+        self.end = self.ids(choices.END)
+        # What all questions begin with.
+        heads = [self.head(question) for question in ("A", "what", "-")]
+        self.opening = [ids[0] for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*heads))]
+
+    def ids(self, text):
+        """The tokens of a question, label or the like; those that come again are kept."""
+        if text not in self.known:
+            self.known[text] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.known[text]
+
+    def head(self, question):
+        """The tokens before a text. A line break is a piece's end, so they do not depend on the text."""
+        return [self.bos] + self.ids(choices.HEAD.format(instructions=question))
+
+    def texts(self, texts, merges_skipped):
+        self.tokenizer.model.dropout = merges_skipped or None
+        found = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        self.tokenizer.model.dropout = None
+        return [encoding.ids for encoding in found]
+
+    def row(self, before, text, answer, shares):
+        """The row of an answer to a text; answers that begin alike count together."""
+        ids = before + text + self.end
+        sums = collections.defaultdict(float)
+        for other, share in (shares or {}).items():
+            sums[self.ids(other)[0]] += share
+        answer = self.tokenizer.encode(answer, add_special_tokens=False).ids
+        return Row(ids + answer + [self.stop], len(ids), list(sums.items()))
+
+
+def fitting(length):
+    return next((longest for longest in LENGTHS if length <= longest), None)
 
 
 class Source:
     """An endless stream of batches from `rows`, each pass in a new order and rendered anew."""
 
-    def __init__(self, rows, to_example, tokenizer, rng):
-        self.rows, self.to_example, self.tokenizer, self.rng = rows, to_example, tokenizer, rng
+    def __init__(self, rows, to_example, tokenizer, rng, merges_skipped=0.0):
+        self.rows, self.to_example, self.rng, self.merges_skipped = rows, to_example, rng, merges_skipped
+        self.words = Words(tokenizer, rng)
         self.waiting = collections.defaultdict(list)
-        self.first_token_of = {}
         self.batches = self.stream()
 
     def next_batch(self):
@@ -76,31 +131,49 @@ class Source:
     def stream(self):
         while True:
             order = self.rng.sample(self.rows, len(self.rows))
-            for start in range(0, len(order), CHUNK):
-                yield from self.full_batches(order[start : start + CHUNK])
+            for number, start in enumerate(range(0, len(order), CHUNK)):
+                examples = [example for example in map(self.to_example, order[start : start + CHUNK]) if example]
+                texts = self.words.texts([example.text for example in examples], number % 2 * self.merges_skipped)
+                for example, text in zip(examples, texts):
+                    is_choice = isinstance(example, choices.Choice)
+                    yield from (self.with_choice if is_choice else self.with_example)(example, text)
 
-    def full_batches(self, rows):
-        examples = [example for example in map(self.to_example, rows) if example]
-        prompts = self.tokenizer.encode_batch([example.prompt for example in examples], add_special_tokens=False)
-        answers = self.tokenizer.encode_batch([example.answer for example in examples], add_special_tokens=False)
-        bos, stop = (self.tokenizer.token_to_id(name) for name in ("<|begin_of_text|>", render.STOP))
-        for example, prompt, answer in zip(examples, prompts, answers):
-            ids = [bos] + prompt.ids + answer.ids + [stop]
-            length = next((length for length in LENGTHS if len(ids) <= length), None)
-            if length is None:
-                continue
-            self.waiting[length].append(Tokens(ids, 1 + len(prompt.ids), self.first_tokens(example.shares)))
-            if len(self.waiting[length]) == BATCH_TOKENS // length:
-                yield Batch(self.waiting.pop(length), length, self.rng)
+    def with_example(self, example, text):
+        """A batch, once so many examples of about this length wait for the same question."""
+        head = self.words.head(example.question)
+        common = head if example.is_common else self.words.opening
+        row = self.words.row(head[len(common) :], text, example.answer, example.shares)
+        length = fitting(len(row.ids))
+        if length:
+            waiting = self.waiting[tuple(common), length]
+            waiting.append(row)
+            if len(waiting) == BATCH_TOKENS // length:
+                yield Batch(common, self.waiting.pop((tuple(common), length)), length, self.rng)
 
-    def first_tokens(self, shares):
-        """(token, share) of what an answer may begin with; answers that begin alike count together."""
-        sums = collections.defaultdict(float)
-        for answer, share in (shares or {}).items():
-            if answer not in self.first_token_of:
-                self.first_token_of[answer] = self.tokenizer.encode(answer, add_special_tokens=False).ids[0]
-            sums[self.first_token_of[answer]] += share
-        return list(sums.items())
+    def with_choice(self, choice, text):
+        """A batch, once enough texts of about this length wait that labels can be drawn which many of them fit."""
+        length = fitting(len(text) + len(self.words.end) + LONGEST_LABEL + 1)
+        if not length:
+            return
+        waiting = self.waiting[choice.forms, length]
+        waiting.append((choice, text))
+        size = BATCH_TOKENS // length
+        if len(waiting) < POOL * size:
+            return
+        offer = choices.Offer(self.rng.choice(waiting)[0].truth, choice.names, self.rng)
+        fit = [entry for entry in waiting if offer.answer(entry[0].truth)]
+        # Where most would be answered by `other`, the rest wait for another question.
+        others = [entry for entry in fit if entry[0].truth not in offer.classes][size // 4 :]
+        fit = [entry for entry in fit if not any(entry is other for other in others)][:size]
+        head = self.words.head(offer.question(self.rng.choice(choice.forms)))
+        rows = [self.words.row([], text, offer.answer(choice.truth), offer.shares(choice.shares))
+                for choice, text in fit]
+        if len(fit) < size or len(head) > QUESTION_LENGTHS[-1] or any(len(row.ids) > length for row in rows):
+            waiting.pop(self.rng.randrange(len(waiting)))
+            return
+        taken = {id(entry) for entry in fit}
+        self.waiting[choice.forms, length] = [entry for entry in waiting if id(entry) not in taken]
+        yield Batch(head, rows, length, self.rng)
 
 
 def sources(data, evaluation_paths, tokenizer_path, rng):
@@ -113,5 +186,5 @@ def sources(data, evaluation_paths, tokenizer_path, rng):
         pairs = json.load(file)
     known = render.Known(pairs)
 
-    return (Source(logs, lambda log: render.log_example(log, evaluation, rng), tokenizer, rng),
+    return (Source(logs, lambda log: render.log_example(log, evaluation, rng), tokenizer, rng, MERGES_SKIPPED),
             Source(pairs, lambda pair: render.pair_example(pair, evaluation, known, rng), tokenizer, rng))

@@ -10,14 +10,31 @@ from typing import NamedTuple
 
 
 class Example(NamedTuple):
-    """A prompt and its answer; `shares` is, where a teacher was asked, the probability of each possible answer."""
+    """A question about a text and its answer.
 
-    prompt: str
+    `shares` is, where a teacher was asked, the probability of each possible answer. `is_common`: others are asked the
+    same, so that a batch can compute it once for all.
+    """
+
+    question: str
+    text: str
     answer: str
     shares: dict | None = None
+    is_common: bool = True
 
 
-PROMPT = "User: {instructions}\n{text}<|eot_id|>Assistant: "
+class Choice(NamedTuple):
+    """A text of a known class, whose question is drawn together with that of others: one `Offer` for all of them."""
+
+    text: str
+    truth: str
+    shares: dict | None
+    names: dict
+    forms: tuple
+
+
+HEAD, END = "User: {instructions}\n", "<|eot_id|>Assistant: "
+PROMPT = HEAD + "{text}" + END
 CHOICE_FORM = "Which of these fits best: {labels}?"  # the documented one
 CHOICE_FORMS = (CHOICE_FORM, CHOICE_FORM, "Choose one: {labels}.", "What is this about? {labels}", "Labels: {labels}.",
                 "Where does this belong: {labels}?")
@@ -50,53 +67,58 @@ def cased(labels, rng):
     return [label.upper() if form > 0.95 else label[:1].upper() + label[1:] for label in labels]
 
 
-def choice(form, text, labels, answer, weights=None):
-    """The example for labels as they are written in the prompt; `weights` are the teacher's, beside the labels."""
-    shares = None
-    if weights is not None and sum(weights) > 0:
-        shares = {label: weight / sum(weights) for label, weight in zip(labels, weights)}
-    instructions = form.format(labels=", ".join(labels))
-    return Example(PROMPT.format(instructions=instructions, text=text), answer, shares)
+class Offer:
+    """Some of the classes of `names` (class to possible names), shuffled and renamed, and at times `other`."""
+
+    def __init__(self, truth, names, rng, renamed=0.6):
+        self.classes = rng.sample(sorted(names), rng.randint(2, len(names)))
+        has_other = rng.random() < 0.15
+        if truth not in self.classes and not (has_other and rng.random() < 0.6):
+            self.classes[rng.randrange(len(self.classes))] = truth
+        labels = [rng.choice(names[c]) if rng.random() < renamed else names[c][0] for c in self.classes]
+        if has_other:
+            labels.append(rng.choice(OTHER))
+            self.classes.append(None)
+            if rng.random() < 0.5:  # not always last
+                labels.insert(0, labels.pop())
+                self.classes.insert(0, self.classes.pop())
+        self.labels = cased(labels, rng)
+
+    def answer(self, truth):
+        """The label of a class, that of `other` where the class is not offered, or None where neither is."""
+        wanted = truth if truth in self.classes else None
+        return self.labels[self.classes.index(wanted)] if wanted in self.classes else None
+
+    def shares(self, of_classes):
+        """The teacher's probabilities of the classes as those of the labels, or None."""
+        if of_classes is None:
+            return None
+        weights = [of_classes[c] for c in self.classes if c]
+        total = 1.0 if None in self.classes else sum(weights)
+        rest = max(0.0, 1.0 - sum(weights))
+        return total > 0 and {
+            label: (of_classes[c] if c else rest) / total for label, c in zip(self.labels, self.classes)} or None
+
+    def question(self, form):
+        return form.format(labels=", ".join(self.labels))
 
 
 def fixed(question, text, answer, shares=None):
     """A question whose labels the model knows."""
-    return Example(PROMPT.format(instructions=question, text=text), answer, shares)
+    return Example(question, text, answer, shares)
 
 
-def offered(truth, names, rng, shares=None, renamed=0.6):
-    """Some of the classes of `names` (class to possible names), shuffled and renamed: (labels, answer, weights)."""
-    classes = rng.sample(sorted(names), rng.randint(2, len(names)))
-    has_other = rng.random() < 0.15
-    if truth not in classes and not (has_other and rng.random() < 0.6):
-        classes[rng.randrange(len(classes))] = truth
-    labels = [rng.choice(names[c]) if rng.random() < renamed else names[c][0] for c in classes]
-    weights = [shares[c] for c in classes] if shares else None
-    answer_at = classes.index(truth) if truth in classes else len(classes)
-    if has_other:
-        labels.append(rng.choice(OTHER))
-        weights = weights and weights + [max(0.0, 1.0 - sum(weights))]
-        if rng.random() < 0.5 and answer_at < len(classes):  # not always last
-            labels.insert(0, labels.pop())
-            weights = weights and [weights[-1]] + weights[:-1]
-            answer_at += 1
-    labels = cased(labels, rng)
-    return labels, labels[answer_at], weights
+def subsystem_choice(text, truth, shares=None):
+    return Choice(text, truth, shares, NAMES, CHOICE_FORMS)
 
 
-def subsystem_choice(text, truth, rng, shares=None):
-    labels, answer, weights = offered(truth, NAMES, rng, shares)
-    return choice(rng.choice(CHOICE_FORMS), text, labels, answer, weights)
+def severity_choice(text, truth, shares=None):
+    return Choice(text, truth, shares, SEVERITY_NAMES, SEVERITY_FORMS)
 
 
-def severity_choice(text, truth, rng, shares=None):
-    labels, answer, weights = offered(truth, SEVERITY_NAMES, rng, shares)
-    return choice(rng.choice(SEVERITY_FORMS), text, labels, answer, weights)
-
-
-def yes_no(question, text, truth, yes_share=None):
+def yes_no(question, text, truth, yes_share=None, is_common=False):
     shares = None if yes_share is None else {"yes": yes_share, "no": 1.0 - yes_share}
-    return Example(PROMPT.format(instructions=question, text=text), "yes" if truth else "no", shares)
+    return Example(question, text, "yes" if truth else "no", shares, is_common)
 
 
 def needs_a_person(text, severity, shares=None):
@@ -107,7 +129,7 @@ def needs_a_person(text, severity, shares=None):
     if shares:
         bad = shares["critical"] + shares["error"]
         share = bad / max(1e-6, bad + shares["info"])
-    return yes_no(NEEDS_A_PERSON, text, severity != "info", share)
+    return yes_no(NEEDS_A_PERSON, text, severity != "info", share, is_common=True)
 
 
 def about(text, truth, rng):
@@ -115,6 +137,11 @@ def about(text, truth, rng):
     asked = truth if rng.random() < 0.5 else rng.choice([name for name in NAMES if name != truth])
     form = rng.choice(("Is this about {}?", "Does this concern {}?"))
     return yes_no(form.format(rng.choice(NAMES[asked])), text, asked == truth)
+
+
+def of_its_own(form, text, labels, answer):
+    """A question with labels that were chosen for this text alone."""
+    return Example(form.format(labels=", ".join(labels)), text, answer, is_common=False)
 
 
 def words_of(text):
@@ -135,7 +162,7 @@ def mention(text, other_words, rng):
     rng.shuffle(labels)
     place = labels.index(word)
     labels = cased(labels, rng)
-    return choice(rng.choice(MENTION_FORMS), text, labels, labels[place])
+    return of_its_own(rng.choice(MENTION_FORMS), text, labels, labels[place])
 
 
 def section_choice(text, truth, sections, rng):
@@ -144,4 +171,4 @@ def section_choice(text, truth, sections, rng):
     rng.shuffle(labels)
     place = labels.index(truth)
     labels = cased(labels, rng)
-    return choice(rng.choice(CHOICE_FORMS), text, labels, labels[place])
+    return of_its_own(rng.choice(CHOICE_FORMS), text, labels, labels[place])

@@ -34,8 +34,8 @@ def needs_a_person(severities):
 def renamed(subsystems, rng):
     """Some classes, under names that training knows, in sets that it hardly met."""
     for known in subsystems[:ROWS]:
-        labels, answer, _ = choices.offered(known["answer"], choices.NAMES, rng)
-        yield row(known["text"], labels, answer)
+        offer = choices.Offer(known["answer"], choices.NAMES, rng)
+        yield row(known["text"], offer.labels, offer.answer(known["answer"]))
 
 
 def unseen(subsystems, rng):

@@ -22,8 +22,9 @@ import choices
 import export
 import figures
 import gguf
+import teacher
 import warm_start
-from batches import Source
+from batches import MERGES_SKIPPED, Source
 from baselines import CHARACTERS, WORDS, Regression
 from calibrate import best_temperature
 from evaluate import Scorer, classification
@@ -76,7 +77,9 @@ def tune(model, tokenizer, rows, question, minutes):
     """Trains until the time or PASSES passes are over, at falling rates."""
     rng = random.Random(0)
     counts = collections.Counter(label for _, label in rows)
-    source = Source(rows, lambda row: choices.fixed(question, *row), tokenizer, rng)
+    taught = teacher.by_folds(rows, [hash_of(normal(text)) for text, _ in rows])
+    source = Source(list(zip(rows, taught)), lambda row: choices.fixed(question, *row[0], row[1]), tokenizer, rng,
+                    MERGES_SKIPPED)
     pairs = optimizers(model, 1e-3, 5e-4)
     start, step, seen = time.monotonic(), 0, 0
     print(len(rows), "rows for training:", dict(counts), flush=True)

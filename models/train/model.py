@@ -73,19 +73,29 @@ def causal(length):
 
 
 def attention(q, k, v, mask):
-    """Grouped attention of q [batch, heads, length, head_dim] over k and v [batch, kv_heads, length, head_dim].
+    """Grouped attention of q [batch, heads, length, head_dim] over k and v [batch, kv_heads, keys, head_dim].
 
-    Written out instead of called, because compiled it is several times faster on a CPU than the library's kernel
+    The mask is [length, keys]. Written out instead of called, because compiled it is several times faster on a CPU than the library's kernel
     at the short lengths of this data.
     """
     batch, heads, length, head_dim = q.shape
-    kv_heads = k.shape[1]
+    kv_heads, keys = k.shape[1:3]
     group = heads // kv_heads
     q = q.reshape(batch, kv_heads, group * length, head_dim)
-    scores = torch.matmul(q, k.transpose(-1, -2)).view(batch, kv_heads, group, length, length)
+    scores = torch.matmul(q, k.transpose(-1, -2)).view(batch, kv_heads, group, length, keys)
     shares = (scores.float() * head_dim**-0.5 + mask).softmax(-1).to(q.dtype)
-    mixed = torch.matmul(shares.view(batch, kv_heads, group * length, length), v)
+    mixed = torch.matmul(shares.view(batch, kv_heads, group * length, keys), v)
     return mixed.view(batch, heads, length, head_dim)
+
+
+def rows_of(x, batch):
+    """x [batch * length, heads, head_dim] as [batch, heads, length, head_dim]."""
+    return x.view(batch, -1, *x.shape[1:]).transpose(1, 2)
+
+
+def tokens_of(x):
+    """x [batch, heads, length, head_dim] as [batch * length, heads * head_dim]."""
+    return x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], -1)
 
 
 class Layer(nn.Module):
@@ -150,6 +160,15 @@ class Model(nn.Module):
         self.attention = torch.compile(attention, dynamic=False)
         self.after_attention = torch.compile(Layer.after_attention, dynamic=False)
 
+    def layered(self, ids, positions, attend):
+        """The normed last hidden states [tokens, hidden] of flat ids; `attend` is between q, k and v of a layer."""
+        x = F.embedding(ids, self.token_embd)
+        cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
+        for layer in self.blk:
+            attended = attend(*self.before_attention(layer, x, cos, sin, self.matmul))
+            x = self.after_attention(layer, x, attended, self.matmul)
+        return norm(x, self.output_norm, self.shape.norm_eps)
+
     def hidden(self, ids, positions=None, mask=None):
         """The normed last hidden states [batch * length, hidden] of ids [batch, length].
 
@@ -158,16 +177,34 @@ class Model(nn.Module):
         batch, length = ids.shape
         positions = torch.arange(length) if positions is None else positions
         mask = causal(length) if mask is None else mask
-        x = F.embedding(ids.reshape(-1), self.token_embd)
-        cos = self.cos[positions].repeat(batch, 1).unsqueeze(1)
-        sin = self.sin[positions].repeat(batch, 1).unsqueeze(1)
-        for layer in self.blk:
-            q, k, v = (
-                part.view(batch, length, -1, self.shape.head_dim).transpose(1, 2)
-                for part in self.before_attention(layer, x, cos, sin, self.matmul))
-            attended = self.attention(q, k, v, mask).transpose(1, 2).reshape(batch * length, -1)
-            x = self.after_attention(layer, x, attended, self.matmul)
-        return norm(x, self.output_norm, self.shape.norm_eps)
+
+        def attend(*parts):
+            return tokens_of(self.attention(*(rows_of(part, batch) for part in parts), mask))
+
+        return self.layered(ids.reshape(-1), positions.repeat(batch), attend)
+
+    def hidden_behind(self, head, head_length, ids):
+        """The normed last hidden states [batch * length, hidden] of ids [batch, length], each row behind one head.
+
+        head [padded] is computed once for all rows; behind its first `head_length` tokens it is padding, which
+        nothing sees. The rows' positions count on from there.
+        """
+        batch, length = ids.shape
+        padded = len(head)
+        positions = torch.cat([torch.arange(padded), (head_length + torch.arange(length)).repeat(batch)])
+        mask_of_head = causal(padded)
+        mask = torch.cat([torch.zeros(length, padded), causal(length)], -1)
+        mask[:, head_length:padded] = float("-inf")
+
+        def attend(*parts):
+            heads = [rows_of(part[:padded], 1) for part in parts]
+            q, k, v = (rows_of(part[padded:], batch) for part in parts)
+            k, v = (torch.cat([of_head.expand(batch, -1, -1, -1), of_rows], 2)
+                    for of_head, of_rows in zip(heads[1:], (k, v)))
+            return torch.cat([tokens_of(self.attention(*heads, mask_of_head)),
+                              tokens_of(self.attention(q, k, v, mask))])
+
+        return self.layered(torch.cat([head, ids.reshape(-1)]), positions, attend)[padded:]
 
     def logits(self, hidden):
         """Logits [rows, vocab] of hidden states [rows, hidden]; the head is the embedding."""

@@ -7,7 +7,6 @@ not a fixed set of lines.
 import re
 
 import choices
-from choices import PROMPT
 
 STOP = "<|eot_id|>"
 SUBSYSTEM = "Which subsystem does this log line come from?"
@@ -84,14 +83,14 @@ def log_example(log, evaluation, rng):
         if kind < 0.28:
             return choices.fixed(SEVERITY, text, log["severity"], by_severity)
         if kind < 0.36:
-            return choices.severity_choice(text, log["severity"], rng, by_severity)
+            return choices.severity_choice(text, log["severity"], by_severity)
         if kind < 0.48:
             return choices.needs_a_person(text, log["severity"], by_severity)
     kind = rng.random()
     if kind < 0.55:
         return choices.fixed(SUBSYSTEM, text, log["subsystem"], by_subsystem)
     if kind < 0.9:
-        return choices.subsystem_choice(text, log["subsystem"], rng, by_subsystem)
+        return choices.subsystem_choice(text, log["subsystem"], by_subsystem)
     return choices.about(text, log["subsystem"], rng)
 
 
@@ -130,7 +129,7 @@ def pair_example(pair, evaluation, known, rng):
     kind = rng.random()
     if kind < 0.17:
         part = fragment(text, rng)
-        return choices.Example(PROMPT.format(instructions=COPY, text=part), part)
+        return choices.Example(COPY, part, part)
     if kind < 0.24 and pair["section"]:
         return choices.section_choice(text, pair["section"], known.sections, rng)
     if kind < 0.33:
@@ -138,7 +137,7 @@ def pair_example(pair, evaluation, known, rng):
     answer = pair["summary"]
     if rng.random() > pair["overlap"] or pair["span"] and rng.random() < 0.35:
         answer = pair["span"] if pair["span"] and pair["span"] in text else lead(text)
-    return answer and choices.Example(PROMPT.format(instructions=SUMMARY, text=text), answer)
+    return answer and choices.Example(SUMMARY, text, answer)
 
 
 class Known:

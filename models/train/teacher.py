@@ -22,17 +22,26 @@ def opinion(rows, texts):
     return sorted({label for _, label in rows}), sum(one / one.sum(1, keepdims=True) for one in shares) / len(shares)
 
 
-def add_shares(logs, label):
-    """Gives each log that has the label `<label>_shares`: class to probability, by drivers' folds."""
-    labelled = [log for log in logs if log[label]]
-    rows = rows_of(labelled, label)
-    folds = np.array([hash_of(log["driver"]) // 7 % FOLDS for log in labelled])
+def by_folds(rows, groups):
+    """For each of the (text, label) rows the class probabilities that teach it: half its label, half the opinion of
+    teachers that saw no row of its fold. Rows of one group, numbers of any size, share a fold."""
+    folds = np.array([group % FOLDS for group in groups])
+    taught = [None] * len(rows)
     for fold in range(FOLDS):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         names, shares = opinion([rows[index] for index in outside], [rows[index][0] for index in inside])
         right = (np.array(names)[shares.argmax(1)] == [rows[index][1] for index in inside]).mean()
-        print(f"{label}: fold {fold}, {len(outside)} rows, right on {right:.3f} of the others", flush=True)
+        print(f"teachers, fold {fold}: {len(outside)} rows, right on {right:.3f} of the others", flush=True)
         for index, row in zip(inside, shares):
             mixed = {name: round(float(share) * (1 - LABEL_WEIGHT), 4) for name, share in zip(names, row)}
-            mixed[rows[index][1]] += LABEL_WEIGHT
-            labelled[index][f"{label}_shares"] = mixed
+            mixed[rows[index][1]] = mixed.get(rows[index][1], 0.0) + LABEL_WEIGHT
+            taught[index] = mixed
+    return taught
+
+
+def add_shares(logs, label):
+    """Gives each log that has the label `<label>_shares`: class to probability, by drivers' folds."""
+    labelled = [log for log in logs if log[label]]
+    groups = [hash_of(log["driver"]) // 7 for log in labelled]
+    for log, shares in zip(labelled, by_folds(rows_of(labelled, label), groups)):
+        log[f"{label}_shares"] = shares

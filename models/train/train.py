@@ -2,7 +2,7 @@
 
 usage: train.py --data FOLDER --eval FILE [FILE ...] --tokenizer FILE --minutes N --out CHECKPOINT
 
-A gradient is of two batches of log lines and one of descriptions; two processes compute gradients, one of them steps.
+A gradient is of two batches of log lines and two of descriptions; two processes compute gradients, one of them steps.
 The learning rate falls to zero with the time, so the run ends well whatever the machine's speed; weight decay stops
 halfway, as in BitNet b1.58's recipe.
 """
@@ -24,7 +24,7 @@ from tokenizer import carried_over, load as load_tokenizer
 
 CHECKPOINT_SECONDS = 300
 WARM_UP_STEPS = 60
-BATCHES = (0, 0, 1)  # of one gradient: logs, logs, descriptions
+BATCHES = (0, 1, 0, 1)  # of one gradient: logs, descriptions, and again
 FIGURES = 3  # tokens, answer loss of logs, answer loss of summaries
 
 
@@ -40,7 +40,7 @@ def optimizers(model, matrix_rate, other_rate):
 
 def loss_of(model, batch, prompt_weight):
     """The weighted mean loss and, for the record, the mean loss of the answers' tokens alone."""
-    hidden = model.hidden(batch.ids).index_select(0, batch.positions)
+    hidden = model.hidden_behind(batch.head, batch.head_length, batch.ids).index_select(0, batch.positions)
     log_shares = model.logits(hidden).log_softmax(-1)
     losses = F.nll_loss(log_shares, batch.targets, reduction="none")
     if len(batch.soft_places):
