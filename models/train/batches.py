@@ -77,8 +77,9 @@ class Batch:
 class Words:
     """A tokenizer, with what of its work is always the same kept."""
 
-    def __init__(self, tokenizer, rng):
-        self.tokenizer, self.rng = tokenizer, rng
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.vocab = tokenizer.get_vocab_size()
         self.bos, self.stop = (tokenizer.token_to_id(name) for name in ("<|begin_of_text|>", render.STOP))
         self.known = {}
         self.end = self.ids(choices.END)
@@ -121,7 +122,7 @@ class Source:
 
     def __init__(self, rows, to_example, tokenizer, rng, merges_skipped=0.0):
         self.rows, self.to_example, self.rng, self.merges_skipped = rows, to_example, rng, merges_skipped
-        self.words = Words(tokenizer, rng)
+        self.words = Words(tokenizer)
         self.waiting = collections.defaultdict(list)
         self.batches = self.stream()
 

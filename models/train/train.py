@@ -2,7 +2,7 @@
 
 usage: train.py --data FOLDER --eval FILE [FILE ...] --tokenizer FILE --minutes N --out CHECKPOINT
 
-A gradient is of two batches of log lines and two of descriptions; two processes compute gradients, one of them steps.
+A gradient is of two batches of log lines and one of descriptions; two processes compute gradients, one of them steps.
 The learning rate falls to zero with the time, so the run ends well whatever the machine's speed; weight decay stops
 halfway, as in BitNet b1.58's recipe.
 """
@@ -18,13 +18,14 @@ from torch import nn
 
 import batches
 import warm_start
+import words
 from model import Model, Shape
 from parallel import Helper
 from tokenizer import carried_over, load as load_tokenizer
 
 CHECKPOINT_SECONDS = 300
 WARM_UP_STEPS = 60
-BATCHES = (0, 1, 0, 1)  # of one gradient: logs, descriptions, and again
+BATCHES = (0, 1, 0)  # of one gradient: logs, descriptions, logs
 FIGURES = 3  # tokens, answer loss of logs, answer loss of summaries
 
 
@@ -84,6 +85,8 @@ def prepare(args, seed, start):
     if args.start:
         old = load_tokenizer(args.start)
         warm_start.load_into(model, args.start, lambda rows: carried_over(rows, old, tokenizer))
+    if args.words:
+        words.add_to(model.token_embd, args.words)
     model.compile()
     return model, Gradients(args, seed, start).compute
 
@@ -155,6 +158,7 @@ def main():
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--minutes", required=True, type=float)
     parser.add_argument("--out", required=True, help="checkpoint; one that is there is gone on with")
+    parser.add_argument("--words", help="token vectors of words.py to begin with, without --start")
     parser.add_argument("--start", help="an I2_S GGUF to go on from")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--matrix-rate", type=float, default=2.5e-3)
