@@ -51,6 +51,8 @@ struct State {
     /// Readings asked for, and the last of these that was answered.
     asked: u64,
     answered: u64,
+    /// The last of these that was waited for in vain.
+    given_up: u64,
     /// The latest time anybody asked for: no reading may lie before it.
     asked_at: Duration,
     answer: Option<Result<Sample, MeterError>>,
@@ -225,9 +227,10 @@ impl Meter for Sampler {
 
     fn sample(&mut self, now: Duration) -> Result<Sample, MeterError> {
         let mut state = self.shared.state();
-        if let Some(since) = state.reading_since.filter(|since| since.elapsed() > PATIENCE) {
+        let is_missing = state.answered < state.given_up && !state.ended;
+        if is_missing || state.reading_since.is_some_and(|since| since.elapsed() > PATIENCE) {
             state.late += 1;
-            return Err(self.blocked(Some(since)));
+            return Err(self.blocked(state.reading_since));
         }
         state.asked += 1;
         state.asked_at = state.asked_at.max(now);
@@ -241,6 +244,7 @@ impl Meter for Sampler {
             if state.ended {
                 return Err(MeterError::Stopped);
             }
+            state.given_up = mine;
             state.late += 1;
             return Err(self.blocked(state.reading_since));
         }
