@@ -58,25 +58,32 @@ class Regression:
 
 
 class FastText:
+    """Labels go by number and texts by words: a file of fastText has a row a line and no label with a space."""
+
     def __init__(self, settings=FAST_TEXT):
         self.settings = settings
 
     def fit(self, rows):
         self.labels = sorted({label for _, label in rows})
+        numbers = {label: number for number, label in enumerate(self.labels)}
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
             # It learns in the order of the file, which must not be that of the labels.
             shuffled = random.Random(SEED).sample(rows, len(rows))
-            file.writelines(f"__label__{label} {text.lower()}\n" for text, label in shuffled)
+            file.writelines(f"__label__{numbers[label]} {self.line(text)}" for text, label in shuffled)
             file.flush()
             self.model = fasttext.train_supervised(file.name, **self.settings, **REPEATABLE)
         return self
+
+    @staticmethod
+    def line(text):
+        return " ".join(text.lower().split()) + "\n"
 
     def shares(self, texts):
         shares = np.zeros((len(texts), len(self.labels)))
         for row, text in enumerate(texts):
             # The wrapper's own `predict` does not run with numpy 2.
-            for share, label in self.model.f.predict(text.lower() + "\n", len(self.labels), 0.0, "strict"):
-                shares[row, self.labels.index(label.removeprefix("__label__"))] = share
+            for share, label in self.model.f.predict(self.line(text), len(self.labels), 0.0, "strict"):
+                shares[row, int(label.removeprefix("__label__"))] = share
         return shares
 
 

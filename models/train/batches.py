@@ -20,7 +20,7 @@ from tokenizer import load as load_tokenizer
 
 BATCH_TOKENS = 1920  # beside the question's
 LENGTHS = (16, 24, 30, 40, 48, 64, 80, 96, 128, 160, 192)  # each divides BATCH_TOKENS; longer examples are left out
-QUESTION_LENGTHS = (16, 64)
+QUESTION_LENGTHS = (16, 64)  # to which questions are padded; longer ones are code of their own
 TRAINED_POSITIONS = 384  # the LM head is dear: it sees the answers and a sample of the prompts
 CHUNK = 2000  # examples tokenised at once
 LONGEST_LABEL = 6  # tokens for which a row is left room before its label is known
@@ -62,7 +62,7 @@ class Batch:
         soft = [(int(np.searchsorted(answers, place * length + row.answer_start - 1)), token, share)
                 for place, row in enumerate(rows) for token, share in row.shares]
         self.head_length = len(head)
-        padded = next(longest for longest in QUESTION_LENGTHS if len(head) <= longest)
+        padded = next((longest for longest in QUESTION_LENGTHS if len(head) <= longest), len(head))
         self.head = torch.tensor(head + [0] * (padded - len(head)))
         self.ids = torch.from_numpy(ids)
         self.positions = torch.from_numpy(positions)

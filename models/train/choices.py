@@ -79,7 +79,7 @@ class Offer:
         if has_other:
             labels.append(rng.choice(OTHER))
             self.classes.append(None)
-            if rng.random() < 0.5:  # not always last
+            if rng.random() < 0.5 and truth in self.classes:  # not always last
                 labels.insert(0, labels.pop())
                 self.classes.insert(0, self.classes.pop())
         self.labels = cased(labels, rng)

@@ -158,11 +158,12 @@ def main():
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--minutes", required=True, type=float)
     parser.add_argument("--out", required=True, help="checkpoint; one that is there is gone on with")
-    parser.add_argument("--words", help="token vectors of words.py to begin with, without --start")
-    parser.add_argument("--start", help="an I2_S GGUF to go on from")
+    beginning = parser.add_mutually_exclusive_group()
+    beginning.add_argument("--words", help="token vectors of words.py to begin with")
+    beginning.add_argument("--start", help="an I2_S GGUF to go on from")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--matrix-rate", type=float, default=2.5e-3)
-    parser.add_argument("--other-rate", type=float, default=1e-3)
+    parser.add_argument("--other-rate", type=float, default=2e-3)
     train(parser.parse_args())
 
 
