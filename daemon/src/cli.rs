@@ -4,7 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     bench, classify, demo, doctor, energy, eval, inspect, logits, models, pack, pages, run, serve, status,
-    summarize, synth, tune,
+    summarize, synth, train, tune,
 };
 use crate::error::CommandError;
 
@@ -36,6 +36,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Status(status::StatusArgs),
     Eval(eval::EvalArgs),
+    Train(train::TrainArgs),
     Inspect(inspect::InspectArgs),
     Models(models::ModelsArgs),
     Pack(pack::PackArgs),
@@ -62,6 +63,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args),
             Command::Status(args) => status::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Train(args) => train::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Models(args) => models::run(args),
             Command::Pack(args) => pack::run(args),

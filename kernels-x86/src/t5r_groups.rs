@@ -31,7 +31,8 @@ const fn block<B: Vectors>() -> usize {
     2 * MOST_VECTORS / B::LANES
 }
 
-/// Tokens that meet bytes as they are: with more, the ends of groups outweigh expanding. Measured on a Zen 5 with groups of 64 and 128 columns.
+/// Tokens that meet bytes as they are: with more, the ends of groups outweigh expanding. Measured on a Zen 5 with groups
+/// of 64 and 128 columns.
 const fn direct_tokens<B: Vectors>(cols: usize) -> usize {
     1 + cols / if B::LANES == 4 { 64 } else { 128 }
 }

@@ -31,12 +31,13 @@ MERGES_SKIPPED = 0.1  # of the log lines' (BPE-dropout, Provilkov 2020), in half
 class Row(NamedTuple):
     """An example in tokens, without its batch's question: the answer begins at `answer_start`.
 
-    `shares` are (token, share) of the answer's first token.
+    `shares` are (token, share) of the answer's first token, `line_shares` what is known of the text whatever is asked.
     """
 
     ids: list
     answer_start: int
     shares: list
+    line_shares: list | None
 
 
 class Batch:
@@ -44,7 +45,7 @@ class Batch:
 
     head [padded] with `head_length` tokens, ids [rows, length], and for some flat positions the next token and whether
     it is of an answer. Where a teacher gave shares, the place among the positions, the token and its share are in the
-    three soft lists.
+    three soft lists. `line_shares` [rows, classes] is None where nothing is known of the texts.
     """
 
     def __init__(self, head, rows, length, rng):
@@ -71,6 +72,9 @@ class Batch:
         self.soft_places = torch.tensor([place for place, _, _ in soft], dtype=torch.int64)
         self.soft_tokens = torch.tensor([token for _, token, _ in soft], dtype=torch.int64)
         self.soft_shares = torch.tensor([share for _, _, share in soft], dtype=torch.float32)
+        self.answer_starts = torch.tensor([row.answer_start for row in rows])
+        known = [row.line_shares for row in rows]
+        self.line_shares = None if None in known else torch.tensor(known)
         self.tokens = len(head) + sum(len(row.ids) for row in rows)
 
 
@@ -103,14 +107,14 @@ class Words:
         self.tokenizer.model.dropout = None
         return [encoding.ids for encoding in found]
 
-    def row(self, before, text, answer, shares):
+    def row(self, before, text, answer, shares, line_shares):
         """The row of an answer to a text; answers that begin alike count together."""
         ids = before + text + self.end
         sums = collections.defaultdict(float)
         for other, share in (shares or {}).items():
             sums[self.ids(other)[0]] += share
         answer = self.tokenizer.encode(answer, add_special_tokens=False).ids
-        return Row(ids + answer + [self.stop], len(ids), list(sums.items()))
+        return Row(ids + answer + [self.stop], len(ids), list(sums.items()), line_shares)
 
 
 def fitting(length):
@@ -143,7 +147,8 @@ class Source:
         """A batch, once so many examples of about this length wait for the same question."""
         head = self.words.head(example.question)
         common = head if example.is_common else self.words.opening
-        row = self.words.row(head[len(common) :], text, example.answer, example.shares)
+        row = self.words.row(head[len(common) :], text, example.answer, example.shares,
+                             example.line_shares)
         length = fitting(len(row.ids))
         if length:
             waiting = self.waiting[tuple(common), length]
@@ -167,7 +172,7 @@ class Source:
         others = [entry for entry in fit if entry[0].truth not in offer.classes][size // 4 :]
         fit = [entry for entry in fit if not any(entry is other for other in others)][:size]
         head = self.words.head(offer.question(self.rng.choice(choice.forms)))
-        rows = [self.words.row([], text, offer.answer(choice.truth), offer.shares(choice.shares))
+        rows = [self.words.row([], text, offer.answer(choice.truth), offer.shares(choice.shares), choice.line_shares)
                 for choice, text in fit]
         if len(fit) < size or len(head) > QUESTION_LENGTHS[-1] or any(len(row.ids) > length for row in rows):
             waiting.pop(self.rng.randrange(len(waiting)))
@@ -177,12 +182,21 @@ class Source:
         yield Batch(head, rows, length, self.rng)
 
 
+KINDS = {"subsystem": sorted(choices.NAMES), "severity": sorted(choices.SEVERITY_NAMES)}  # of `line_shares`
+
+
+def line_shares(log):
+    """The teachers' shares of all classes of KINDS, or zeros where none is known."""
+    by_kind = [(log.get(f"{kind}_shares") or {}, names) for kind, names in KINDS.items()]
+    return [shares.get(name, 0.0) for shares, names in by_kind for name in names]
+
+
 def sources(data, evaluation_paths, tokenizer_path, rng):
     """The streams of log batches and of description batches from the folder `data`, as prep.py wrote it."""
     evaluation = EvaluationTexts(evaluation_paths)
     tokenizer = load_tokenizer(tokenizer_path)
     with open(f"{data}/logs.json") as file:
-        logs = json.load(file)
+        logs = [{**log, "line_shares": line_shares(log)} for log in json.load(file)]
     with open(f"{data}/pairs.json") as file:
         pairs = json.load(file)
     known = render.Known(pairs)

@@ -13,7 +13,8 @@ class Example(NamedTuple):
     """A question about a text and its answer.
 
     `shares` is, where a teacher was asked, the probability of each possible answer. `is_common`: others are asked the
-    same, so that a batch can compute it once for all.
+    same, so that a batch can compute it once for all. `line_shares` is what is known of the text whatever is asked
+    (`auxiliary.py`).
     """
 
     question: str
@@ -21,6 +22,7 @@ class Example(NamedTuple):
     answer: str
     shares: dict | None = None
     is_common: bool = True
+    line_shares: list | None = None
 
 
 class Choice(NamedTuple):
@@ -31,6 +33,7 @@ class Choice(NamedTuple):
     shares: dict | None
     names: dict
     forms: tuple
+    line_shares: list | None = None
 
 
 HEAD, END = "User: {instructions}\n", "<|eot_id|>Assistant: "

@@ -32,7 +32,7 @@ def load(checkpoint, matmul=torch.float32):
         return model
     saved = torch.load(checkpoint)
     model = Model(Shape(**saved["shape"]), matmul)
-    model.load_state_dict(saved["state"])
+    model.load_state_dict({name: of for name, of in saved["state"].items() if not name.startswith("auxiliary.")})
     with torch.no_grad():
         model.token_embd.copy_(model.token_embd.half().float())
     return model

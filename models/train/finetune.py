@@ -24,6 +24,7 @@ import figures
 import gguf
 import teacher
 import warm_start
+from auxiliary import Auxiliary
 from batches import MERGES_SKIPPED, Source
 from baselines import CHARACTERS, WORDS, Regression
 from calibrate import best_temperature
@@ -77,9 +78,16 @@ def tune(model, tokenizer, rows, question, minutes):
     """Trains until the time or PASSES passes are over, at falling rates."""
     rng = random.Random(0)
     counts = collections.Counter(label for _, label in rows)
+    labels = sorted(counts)
     taught = teacher.by_folds(rows, [hash_of(normal(text)) for text, _ in rows])
-    source = Source(list(zip(rows, taught)), lambda row: choices.fixed(question, *row[0], row[1]), tokenizer, rng,
-                    MERGES_SKIPPED)
+
+    def example(row):
+        (text, label), shares = row
+        asked = choices.fixed(question, text, label, shares)
+        return asked._replace(line_shares=[shares.get(name, 0.0) for name in labels])
+
+    source = Source(list(zip(rows, taught)), example, tokenizer, rng, MERGES_SKIPPED)
+    model.auxiliary = Auxiliary(model.shape.hidden, [len(labels)], [1.0])
     pairs = optimizers(model, 1e-3, 5e-4)
     start, step, seen = time.monotonic(), 0, 0
     print(len(rows), "rows for training:", dict(counts), flush=True)

@@ -161,13 +161,18 @@ class Model(nn.Module):
         self.after_attention = torch.compile(Layer.after_attention, dynamic=False)
 
     def layered(self, ids, positions, attend):
-        """The normed last hidden states [tokens, hidden] of flat ids; `attend` is between q, k and v of a layer."""
+        """The hidden states [tokens, hidden] of flat ids at half the depth and, normed, at the end.
+
+        `attend` is between q, k and v of a layer.
+        """
         x = F.embedding(ids, self.token_embd)
         cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
-        for layer in self.blk:
+        for number, layer in enumerate(self.blk):
+            if number == len(self.blk) // 2:
+                middle = x
             attended = attend(*self.before_attention(layer, x, cos, sin, self.matmul))
             x = self.after_attention(layer, x, attended, self.matmul)
-        return norm(x, self.output_norm, self.shape.norm_eps)
+        return middle, norm(x, self.output_norm, self.shape.norm_eps)
 
     def hidden(self, ids, positions=None, mask=None):
         """The normed last hidden states [batch * length, hidden] of ids [batch, length].
@@ -181,10 +186,10 @@ class Model(nn.Module):
         def attend(*parts):
             return tokens_of(self.attention(*(rows_of(part, batch) for part in parts), mask))
 
-        return self.layered(ids.reshape(-1), positions.repeat(batch), attend)
+        return self.layered(ids.reshape(-1), positions.repeat(batch), attend)[1]
 
     def hidden_behind(self, head, head_length, ids):
-        """The normed last hidden states [batch * length, hidden] of ids [batch, length], each row behind one head.
+        """The hidden states [batch * length, hidden], as `layered` has them, of ids [batch, length] behind one head.
 
         head [padded] is computed once for all rows; behind its first `head_length` tokens it is padding, which
         nothing sees. The rows' positions count on from there.
@@ -204,7 +209,8 @@ class Model(nn.Module):
             return torch.cat([tokens_of(self.attention(*heads, mask_of_head)),
                               tokens_of(self.attention(q, k, v, mask))])
 
-        return self.layered(torch.cat([head, ids.reshape(-1)]), positions, attend)[padded:]
+        middle, last = self.layered(torch.cat([head, ids.reshape(-1)]), positions, attend)
+        return middle[padded:], last[padded:]
 
     def logits(self, hidden):
         """Logits [rows, vocab] of hidden states [rows, hidden]; the head is the embedding."""

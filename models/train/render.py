@@ -75,8 +75,11 @@ def line(log, rng):
 def log_example(log, evaluation, rng):
     """The example of a question about the template, or None where the rendering happens to be an evaluation text."""
     text = line(log, rng)
-    if evaluation.has(text):
-        return None
+    example = None if evaluation.has(text) else question_on(log, text, rng)
+    return example and example._replace(line_shares=log["line_shares"])
+
+
+def question_on(log, text, rng):
     by_subsystem, by_severity = log.get("subsystem_shares"), log.get("severity_shares")
     kind = rng.random()
     if log["severity"]:

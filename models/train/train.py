@@ -19,6 +19,7 @@ from torch import nn
 import batches
 import warm_start
 import words
+from auxiliary import WEIGHT, Auxiliary
 from model import Model, Shape
 from parallel import Helper
 from tokenizer import carried_over, load as load_tokenizer
@@ -26,6 +27,7 @@ from tokenizer import carried_over, load as load_tokenizer
 CHECKPOINT_SECONDS = 300
 WARM_UP_STEPS = 60
 BATCHES = (0, 1, 0)  # of one gradient: logs, descriptions, logs
+KIND_WEIGHTS = (1.0, 0.5)  # of the auxiliary loss: subsystem, severity
 FIGURES = 3  # tokens, answer loss of logs, answer loss of summaries
 
 
@@ -41,8 +43,8 @@ def optimizers(model, matrix_rate, other_rate):
 
 def loss_of(model, batch, prompt_weight):
     """The weighted mean loss and, for the record, the mean loss of the answers' tokens alone."""
-    hidden = model.hidden_behind(batch.head, batch.head_length, batch.ids).index_select(0, batch.positions)
-    log_shares = model.logits(hidden).log_softmax(-1)
+    middle, last = model.hidden_behind(batch.head, batch.head_length, batch.ids)
+    log_shares = model.logits(last.index_select(0, batch.positions)).log_softmax(-1)
     losses = F.nll_loss(log_shares, batch.targets, reduction="none")
     if len(batch.soft_places):
         terms = -log_shares[batch.soft_places, batch.soft_tokens] * batch.soft_shares
@@ -50,7 +52,10 @@ def loss_of(model, batch, prompt_weight):
         is_soft[batch.soft_places] = True
         losses = losses.masked_fill(is_soft, 0.0).index_add(0, batch.soft_places, terms)
     weights = torch.where(batch.is_answer, 1.0, prompt_weight)
-    return (losses * weights).sum() / weights.sum(), losses.detach()[batch.is_answer].mean()
+    loss = (losses * weights).sum() / weights.sum()
+    if batch.line_shares is not None:
+        loss = loss + WEIGHT * model.auxiliary.loss(middle, batch)
+    return loss, losses.detach()[batch.is_answer].mean()
 
 
 class Gradients:
@@ -87,6 +92,7 @@ def prepare(args, seed, start):
         warm_start.load_into(model, args.start, lambda rows: carried_over(rows, old, tokenizer))
     if args.words:
         words.add_to(model.token_embd, args.words)
+    model.auxiliary = Auxiliary(model.shape.hidden, [len(names) for names in batches.KINDS.values()], KIND_WEIGHTS)
     model.compile()
     return model, Gradients(args, seed, start).compute
 

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import choices
 import figures
 import render
-from batches import MERGES_SKIPPED, Words
+from batches import KINDS, MERGES_SKIPPED, Words, line_shares
 from tokenizer import load as load_tokenizer
 
 WIDTH, FEATURES, TOKENS = 64, 128, 3  # of a vector, of the convolution's output, under the convolution
@@ -62,10 +61,8 @@ class Lines:
 
     def __init__(self, logs, tokenizer, rng):
         self.logs, self.words, self.rng = logs, Words(tokenizer), rng
-        self.classes = (sorted(choices.NAMES), sorted(choices.SEVERITY_NAMES))
-        self.shares = [
-            torch.tensor([[(log.get(f"{label}_shares") or {}).get(name, 0.0) for name in names] for log in logs])
-            for label, names in zip(("subsystem", "severity"), self.classes)]
+        self.classes = list(KINDS.values())
+        self.shares = torch.tensor([line_shares(log) for log in logs]).split([len(names) for names in self.classes], -1)
 
     def batches(self, number):
         """(ids, shares of each label) of the batches of a pass, in lines of similar length."""
@@ -130,7 +127,7 @@ def main():
     model, passes = learn(lines, args.minutes)
     torch.save(model.vectors.detach()[:-1].clone(), args.out)
     right = [accuracy(model, lines, f"{args.data}/val-log-{label}.jsonl", which)
-             for which, label in enumerate(("subsystem", "severity"))]
+             for which, label in enumerate(KINDS)]
     print(f"{passes} passes; right on the validation rows: subsystem {right[0]:.3f}, severity {right[1]:.3f}")
 
 

@@ -18,4 +18,5 @@ pub mod status;
 pub mod stream;
 pub mod summarize;
 pub mod synth;
+pub mod train;
 pub mod tune;

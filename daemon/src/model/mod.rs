@@ -43,7 +43,7 @@ use crate::systemd;
 use relief::Wanted;
 
 pub use error::OpenError;
-pub use find::{MODEL_VARIABLE, default_model};
+pub use find::{MODEL_VARIABLE, default_model, recipe_folders};
 pub use fitting::{Fit, Why};
 pub use form::{Form, asked, check_directory};
 pub use host::{Host, Need, contenders, thread_numbers};
