@@ -10,6 +10,7 @@ import argparse
 import collections
 import json
 import os
+import random
 
 import torch
 
@@ -24,6 +25,7 @@ SUMMARY_TOKENS = 32  # at most; the stop token comes first in nearly all answers
 QUESTIONS = {"log-subsystem": render.SUBSYSTEM, "log-severity": render.SEVERITY, "summary": render.SUMMARY,
              "needs-a-person": choices.NEEDS_A_PERSON}
 ONE = torch.ones(1)
+EXAMPLES = 10
 
 
 class Scorer:
@@ -83,15 +85,18 @@ def prompt_of(row, question):
 
 
 def classification(scorer, question, rows):
-    """The figures of a set, and its ten surest wrong answers."""
+    """The figures of a set, its ten surest wrong answers, and ten right and ten wrong ones drawn from all."""
     outcomes = []
     for row in rows:
         (shares,) = scorer.label_shares(prompt_of(row, question), row["labels"])
         best = int(shares.argmax())
         outcomes.append((float(shares[best]), row["labels"][best], row["answer"], row["text"]))
-    wrong = sorted((outcome for outcome in outcomes if outcome[1] != outcome[2]), reverse=True)
+    right, wrong = ([outcome for outcome in outcomes if (outcome[1] == outcome[2]) == truth] for truth in (True, False))
+    drawn = {f"{name}_examples": random.Random(0).sample(of, min(EXAMPLES, len(of)))
+             for name, of in (("right", right), ("wrong", wrong))}
     confidences, guesses, answers, _ = zip(*outcomes)
-    return figures.of_guesses(guesses, confidences, answers) | {"surest_wrong": wrong[:10]}
+    return (figures.of_guesses(guesses, confidences, answers) | {"surest_wrong": sorted(wrong, reverse=True)[:EXAMPLES]}
+            | drawn)
 
 
 def summaries(scorer, rows):

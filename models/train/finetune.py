@@ -114,6 +114,7 @@ def regression(training, test):
 
 
 def write_model(folder, model, tokenizer, name):
+    export.settle(model, tokenizer.token_to_id("<|begin_of_text|>"))
     entries = export.model_entries(model.shape, name) + export.tokenizer_entries(tokenizer)
     gguf.write(f"{folder}/{name}.gguf", entries, export.tensors(model))
 

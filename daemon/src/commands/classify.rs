@@ -58,7 +58,7 @@ pub struct ClassifyArgs {
 /// What is asked of each text.
 #[derive(Args, Clone, Debug, Default)]
 struct Question {
-    /// A task of the daemon; log-subsystem and log-severity are built in
+    /// A task of the daemon; log-subsystem, log-severity and needs-a-person are built in
     #[arg(long, value_name = "NAME", required_unless_present_any = ["task_file", "labels"])]
     task: Option<String>,
     /// A task of your own: a TOML file with kind, instructions, labels, ...

@@ -15,9 +15,10 @@ use crate::grammar::CompileError;
 use crate::wire::Ask;
 
 /// Tasks that are part of the program, by file name and in that order.
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("log-severity", include_str!("../../tasks/log-severity.toml")),
     ("log-subsystem", include_str!("../../tasks/log-subsystem.toml")),
+    ("needs-a-person", include_str!("../../tasks/needs-a-person.toml")),
     ("summarize", include_str!("../../tasks/summarize.toml")),
 ];
 
