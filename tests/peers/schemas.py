@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def answers(requests):
             daemon.wait()
 
 
+def format_checker():
+    """The library's own, but for the year 0000: RFC 3339 has it and Python's calendar begins with 1. It is a leap year."""
+    checker = FormatChecker()
+    for name in {"date", "date-time"} & checker.checkers.keys():
+        check, raises = checker.checkers[name]
+        checker.checkers[name] = (
+            lambda text, check=check: check("2000" + text[4:] if isinstance(text, str) and text[:5] == "0000-" else text),
+            raises,
+        )
+    return checker
+
+
 def test_what_finishes_is_valid():
     schemas = SCHEMAS + MORE
     requests = []
@@ -73,9 +86,9 @@ def test_what_finishes_is_valid():
             continue
         value = json.loads(answer["text"])
         schema = schemas[int(name.split()[0])]
-        Draft202012Validator(schema, format_checker=FormatChecker()).validate(value)
-        # Compact: what is written again without spaces is as long, apart from how numbers and characters are spelt.
-        assert not answer["text"][:1].isspace() and '": ' not in json.dumps(value, separators=(",", ":"))
+        Draft202012Validator(schema, format_checker=format_checker()).validate(value)
+        # Compact: no space stands between its strings.
+        assert not re.search(r"\s", re.sub(r'"(?:[^"\\]|\\.)*"', "", answer["text"])), answer["text"]
         finished += 1
     print(f"{finished} texts finished and are valid, {cut} were cut short")
     assert finished > 3 * cut, (finished, cut)

@@ -1,5 +1,6 @@
 //! A real broker, the program mosquitto, on a port of its own.
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +19,18 @@ pub struct Broker {
     port: u16,
     second_port: u16,
     child: Option<Child>,
+}
+
+/// Whether an MQTT broker answers on the port; whoever else took it first does not.
+fn is_broker(port: u16) -> std::io::Result<bool> {
+    // CONNECT of version 3.1.1, a clean session without a name, no keep-alive; the answer is CONNACK.
+    const CONNECT: [u8; 14] = [0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 0];
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(&CONNECT)?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    Ok(answer[..2] == [0x20, 2])
 }
 
 impl Broker {
@@ -63,7 +76,7 @@ impl Broker {
     fn answers(&mut self) -> bool {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            if is_broker(self.port).unwrap_or(false) {
                 return true;
             }
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
