@@ -23,6 +23,7 @@ LENGTHS = (16, 24, 30, 40, 48, 64, 80, 96, 128, 160, 192)  # each divides BATCH_
 QUESTION_LENGTHS = (16, 64)  # to which questions are padded; longer ones are code of their own
 TRAINED_POSITIONS = 384  # the LM head is dear: it sees the answers and a sample of the prompts
 CHUNK = 2000  # examples tokenised at once
+KINDS = {"subsystem": sorted(choices.NAMES), "severity": sorted(choices.SEVERITY_NAMES)}  # of `line_shares`
 LONGEST_LABEL = 6  # tokens for which a row is left room before its label is known
 POOL = 5  # batches of texts to choose from, once the labels of a batch are drawn
 MERGES_SKIPPED = 0.1  # of the log lines' (BPE-dropout, Provilkov 2020), in half of them: names never seen fall to pieces
@@ -147,8 +148,7 @@ class Source:
         """A batch, once so many examples of about this length wait for the same question."""
         head = self.words.head(example.question)
         common = head if example.is_common else self.words.opening
-        row = self.words.row(head[len(common) :], text, example.answer, example.shares,
-                             example.line_shares)
+        row = self.words.row(head[len(common) :], text, example.answer, example.shares, example.line_shares)
         length = fitting(len(row.ids))
         if length:
             waiting = self.waiting[tuple(common), length]
@@ -180,9 +180,6 @@ class Source:
         taken = {id(entry) for entry in fit}
         self.waiting[choice.forms, length] = [entry for entry in waiting if id(entry) not in taken]
         yield Batch(head, rows, length, self.rng)
-
-
-KINDS = {"subsystem": sorted(choices.NAMES), "severity": sorted(choices.SEVERITY_NAMES)}  # of `line_shares`
 
 
 def line_shares(log):

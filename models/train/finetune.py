@@ -114,7 +114,6 @@ def regression(training, test):
 
 
 def write_model(folder, model, tokenizer, name):
-    export.settle(model, tokenizer.token_to_id("<|begin_of_text|>"))
     entries = export.model_entries(model.shape, name) + export.tokenizer_entries(tokenizer)
     gguf.write(f"{folder}/{name}.gguf", entries, export.tensors(model))
 
@@ -148,6 +147,7 @@ def main():
     model.matmul = torch.float32
     with torch.no_grad():
         model.token_embd.copy_(model.token_embd.half().float())
+        print(export.settle(model, tokenizer.token_to_id("<|begin_of_text|>")))
         scorer = Scorer(model, tokenizer)
         temperature = best_temperature(scorer, [(args.question, as_set(validation, labels))])
         model.output_norm.div_(temperature)
