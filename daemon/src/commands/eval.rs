@@ -1,5 +1,6 @@
 //! `tern eval`: how good the answers on a set of known answers are, how fast they come and what they cost.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ A set is JSON lines: {\"text\": ..., \"labels\": [...], \"answer\": ...}, or wit
 is the one called like the file, else `summarize` for a set without labels; --instructions asks with the labels of \
 each line. Lines that have \"instructions\" too are asked those, each with its own labels, unless --task or \
 --instructions is given. Labels are compared (macro-F1 and tables) where all lines have the same.";
+
+/// How much of a label heads a column of the table of guesses.
+const HEAD_LETTERS: usize = 5;
 
 /// Runs an evaluation set and prints accuracy, speed and energy
 #[derive(Args, Debug)]
@@ -410,16 +414,46 @@ fn label_table(scores: &ByLabel) -> String {
     format!("\n{}", table.render())
 }
 
+/// Counts of guesses (columns) for each answer (rows). Columns are headed by the labels' first letters or, where labels
+/// begin alike, by numbers, which then stand before the labels of the rows.
 fn confusion_table(scores: &ByLabel) -> String {
     let mut align = vec![Align::Right; scores.labels.len() + 1];
     align[0] = Align::Left;
     let mut table = Table::new(align);
-    let short = |label: &str| label.chars().take(5).collect::<String>();
-    let heading = scores.labels.iter().map(|label| short(&label.label));
-    table.row(std::iter::once("answer \\ guess".to_owned()).chain(heading));
-    for (label, row) in scores.labels.iter().zip(&scores.confusion) {
+    let labels: Vec<&str> = scores.labels.iter().map(|label| label.label.as_str()).collect();
+    let (heads, names) = column_heads(&labels);
+    table.row(std::iter::once("answer \\ guess".to_owned()).chain(heads));
+    for (name, row) in names.into_iter().zip(&scores.confusion) {
         let cells = row.iter().map(|&count| if count == 0 { ".".to_owned() } else { count.to_string() });
-        table.row(std::iter::once(label.label.clone()).chain(cells));
+        table.row(std::iter::once(name).chain(cells));
     }
     format!("\n{}", table.render())
+}
+
+/// The heads of the columns of a table of labels against labels, and the names of its rows.
+fn column_heads(labels: &[&str]) -> (Vec<String>, Vec<String>) {
+    let short: Vec<String> = labels.iter().map(|label| label.chars().take(HEAD_LETTERS).collect()).collect();
+    let are_apart = short.iter().collect::<HashSet<_>>().len() == short.len();
+    if are_apart {
+        return (short, labels.iter().map(|&label| label.to_owned()).collect());
+    }
+    let numbered = labels.iter().zip(1..).map(|(label, number)| format!("{number} {label}"));
+    ((1..=labels.len()).map(|number| number.to_string()).collect(), numbered.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_begin_alike_are_told_apart_by_numbers() {
+        let (heads, names) = column_heads(&["network", "wireless"]);
+        assert_eq!(
+            (heads.join(" "), names.join(" ")),
+            ("netwo wirel".to_owned(), "network wireless".to_owned())
+        );
+        let (heads, names) = column_heads(&["machine 1", "machine 2", "roof"]);
+        assert_eq!(heads, ["1", "2", "3"]);
+        assert_eq!(names, ["1 machine 1", "2 machine 2", "3 roof"]);
+    }
 }

@@ -1,5 +1,6 @@
 //! `tern train`: a model of one's own labels, by the recipe in Python that trained the bundled one.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,6 +23,9 @@ beside the model's figures what a logistic regression reaches on the same rows."
 
 /// The script of the recipe.
 const SCRIPT: &str = "finetune.py";
+
+/// The number of the signal that an instruction the CPU refuses raises (signal(7), all architectures).
+const SIGILL: i32 = 4;
 
 /// Makes a model of your own labels from a CSV of texts and labels, and evaluates it
 ///
@@ -159,7 +163,12 @@ fn finish(command: &mut Command, what: &str) -> Result<(), CommandError> {
     if status.success() {
         return Ok(());
     }
-    Err(CommandError::new(Exit::Failed, format!("{what} failed ({status}); what it said stands above")))
+    let hint = match status.signal() {
+        // Virtual machines that announce AMX and hide its description (CPUID leaf 1DH) stop oneDNN's kernels so.
+        Some(SIGILL) => "; try again with ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16 in the environment",
+        _ => "",
+    };
+    Err(CommandError::new(Exit::Failed, format!("{what} failed ({status}); what it said stands above{hint}")))
 }
 
 fn how_to_use(folder: &Path, model: &Path, task: &Path, name: &str) -> String {
