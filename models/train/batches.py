@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import choices
+import label_words
 import render
 from held_out import EvaluationTexts
 from tokenizer import load as load_tokenizer
@@ -26,7 +27,8 @@ CHUNK = 2000  # examples tokenised at once
 KINDS = {"subsystem": sorted(choices.NAMES), "severity": sorted(choices.SEVERITY_NAMES)}  # of `line_shares`
 LONGEST_LABEL = 6  # tokens for which a row is left room before its label is known
 POOL = 5  # batches of texts to choose from, once the labels of a batch are drawn
-MERGES_SKIPPED = 0.1  # of the log lines' (BPE-dropout, Provilkov 2020), in half of them: names never seen fall to pieces
+CROSSED = 0.4  # of the log examples are lines of crossed.py
+MERGES_SKIPPED = 0.1  # of half of the log lines' (BPE-dropout, Provilkov 2020): names never seen fall to pieces
 
 
 class Row(NamedTuple):
@@ -194,9 +196,19 @@ def sources(data, evaluation_paths, tokenizer_path, rng):
     tokenizer = load_tokenizer(tokenizer_path)
     with open(f"{data}/logs.json") as file:
         logs = [{**log, "line_shares": line_shares(log)} for log in json.load(file)]
+    with open(f"{data}/crossed.json") as file:
+        crossed = [{**line, "line_shares": line_shares({"subsystem_shares": line["shares"]})}
+                   for line in json.load(file)]
     with open(f"{data}/pairs.json") as file:
         pairs = json.load(file)
     known = render.Known(pairs)
+    words = label_words.of_classes(logs)
+    names = (choices.NAMES, {name: (*choices.NAMES[name], *words[name]) for name in choices.NAMES})
 
-    return (Source(logs, lambda log: render.log_example(log, evaluation, rng), tokenizer, rng, MERGES_SKIPPED),
+    def log_example(log):
+        if rng.random() < CROSSED:
+            return render.crossed_example(rng.choice(crossed), names, rng)
+        return render.log_example(log, evaluation, names, rng)
+
+    return (Source(logs, log_example, tokenizer, rng, MERGES_SKIPPED),
             Source(pairs, lambda pair: render.pair_example(pair, evaluation, known, rng), tokenizer, rng))

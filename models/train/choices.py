@@ -96,11 +96,11 @@ class Offer:
         """The teacher's probabilities of the classes as those of the labels, or None."""
         if of_classes is None:
             return None
-        weights = [of_classes[c] for c in self.classes if c]
+        weights = [of_classes.get(c, 0.0) for c in self.classes if c]
         total = 1.0 if None in self.classes else sum(weights)
         rest = max(0.0, 1.0 - sum(weights))
-        return total > 0 and {
-            label: (of_classes[c] if c else rest) / total for label, c in zip(self.labels, self.classes)} or None
+        return total > 0 and {label: (of_classes.get(c, 0.0) if c else rest) / total
+                              for label, c in zip(self.labels, self.classes)} or None
 
     def question(self, form):
         return form.format(labels=", ".join(self.labels))
@@ -111,8 +111,8 @@ def fixed(question, text, answer, shares=None):
     return Example(question, text, answer, shares)
 
 
-def subsystem_choice(text, truth, shares=None):
-    return Choice(text, truth, shares, NAMES, CHOICE_FORMS)
+def subsystem_choice(text, truth, shares=None, names=NAMES):
+    return Choice(text, truth, shares, names, CHOICE_FORMS)
 
 
 def severity_choice(text, truth, shares=None):
@@ -142,9 +142,9 @@ def about(text, truth, rng):
     return yes_no(form.format(rng.choice(NAMES[asked])), text, asked == truth)
 
 
-def of_its_own(form, text, labels, answer):
+def of_its_own(form, text, labels, answer, shares=None):
     """A question with labels that were chosen for this text alone."""
-    return Example(form.format(labels=", ".join(labels)), text, answer, is_common=False)
+    return Example(form.format(labels=", ".join(labels)), text, answer, shares, is_common=False)
 
 
 def words_of(text):
@@ -168,10 +168,11 @@ def mention(text, other_words, rng):
     return of_its_own(rng.choice(MENTION_FORMS), text, labels, labels[place])
 
 
-def section_choice(text, truth, sections, rng):
-    """Which section of the archive a description is from, among some of them."""
-    labels = rng.sample([section for section in sections if section != truth], rng.randint(1, 6)) + [truth]
-    rng.shuffle(labels)
-    place = labels.index(truth)
-    labels = cased(labels, rng)
-    return of_its_own(rng.choice(CHOICE_FORMS), text, labels, labels[place])
+def section_choice(text, truth, sections, of_sections, rng):
+    """Which section of the archive a description is from, among some of them; `of_sections` are a teacher's shares."""
+    offered = rng.sample([section for section in sections if section != truth], rng.randint(1, 6)) + [truth]
+    rng.shuffle(offered)
+    labels = cased(offered, rng)
+    weights = [of_sections.get(section, 0.0) for section in offered]
+    shares = {label: weight / sum(weights) for label, weight in zip(labels, weights)}
+    return of_its_own(rng.choice(CHOICE_FORMS), text, labels, labels[offered.index(truth)], shares)

@@ -10,22 +10,25 @@ the same rows: with few of them that may be the better choice, and the figures s
 import argparse
 import collections
 import csv
+import itertools
 import json
 import os
 import random
+import struct
 import time
 
 import torch
 from torch import nn
 
 import choices
+import crossed
 import export
 import figures
 import gguf
 import teacher
 import warm_start
 from auxiliary import Auxiliary
-from batches import MERGES_SKIPPED, Source
+from batches import CROSSED, MERGES_SKIPPED, Source
 from baselines import CHARACTERS, WORDS, Regression
 from calibrate import best_temperature
 from evaluate import Scorer, classification
@@ -37,6 +40,7 @@ from train import loss_of, optimizers
 LEAST_OF_A_LABEL = 5
 LONGEST_TEXT = 400  # characters; what is longer is cut
 PROMPT_WEIGHT = 0.1
+LINES_OF_A_ROW, MOST_LINES = 8, 60_000  # made of parts of two texts
 PASSES = 40  # at most, through the rows: beyond, small sets are learned by heart
 
 
@@ -74,15 +78,27 @@ def as_set(rows, labels):
     return [{"text": text, "labels": labels, "answer": label} for text, label in rows]
 
 
+def crossings(rows, rng):
+    """Lines of parts of two texts, with what the teachers, fitted to all rows, say of them (`crossed.py`)."""
+    pairs = crossed.pairs_of(rows, lambda row: row[1], rng)
+    count = min(MOST_LINES, LINES_OF_A_ROW * len(rows))
+    lines = [crossed.mixed(one[0], other[0], rng) for one, other in itertools.islice(pairs, count)]
+    return crossed.judged(lines, *teacher.opinion(rows, lines))
+
+
 def tune(model, tokenizer, rows, question, minutes):
     """Trains until the time or PASSES passes are over, at falling rates."""
     rng = random.Random(0)
     counts = collections.Counter(label for _, label in rows)
     labels = sorted(counts)
     taught = teacher.by_folds(rows, [hash_of(normal(text)) for text, _ in rows])
+    lines = crossings(rows, rng)
 
     def example(row):
         (text, label), shares = row
+        if rng.random() < CROSSED:
+            text, shares = rng.choice(lines).values()
+            label = max(shares, key=shares.get)
         asked = choices.fixed(question, text, label, shares)
         return asked._replace(line_shares=[shares.get(name, 0.0) for name in labels])
 
@@ -113,6 +129,18 @@ def regression(training, test):
     return figures.of_guesses(guesses, shares.max(1), [label for _, label in test])
 
 
+def begin_with(path):
+    """The model of the file and its tokenizer; says what is wrong with a file that is not of this recipe."""
+    try:
+        tokenizer = load_tokenizer(path)
+        model = Model(Shape(**warm_start.shape_of(path)), torch.bfloat16)
+        warm_start.load_into(model, path)
+    except (OSError, LookupError, ValueError, TypeError, struct.error) as error:
+        raise SystemExit(f"{path} is not a model of this recipe ({type(error).__name__}: {error}); "
+                         "begin with the bundled tern-log-i2_s.gguf or a file that `tern train` wrote")
+    return model, tokenizer
+
+
 def write_model(folder, model, tokenizer, name):
     entries = export.model_entries(model.shape, name) + export.tokenizer_entries(tokenizer)
     gguf.write(f"{folder}/{name}.gguf", entries, export.tensors(model))
@@ -139,9 +167,7 @@ def main():
     labels = sorted({label for _, label in training})
     validation, test = ([row for row in part if row[1] in labels] for part in (validation, test))
 
-    tokenizer = load_tokenizer(args.model)
-    model = Model(Shape(**warm_start.shape_of(args.model)), torch.bfloat16)
-    warm_start.load_into(model, args.model)
+    model, tokenizer = begin_with(args.model)
     tune(model, tokenizer, training, args.question, args.minutes)
 
     model.matmul = torch.float32

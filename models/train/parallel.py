@@ -1,4 +1,4 @@
-"""A second process that computes gradients, without ever making the first one wait.
+"""A second process that computes gradients, without making the first one wait for long.
 
 Two threads of one matrix product wait for each other: beside other work on the machine the slower one sets the
 pace. Two processes of one thread each do not. The second reads the weights as they are (at most a step old, perhaps
@@ -48,9 +48,10 @@ class Helper:
         with torch.no_grad():
             flatten_into(self.weights, self.parameters)
 
-    def add_gradient(self):
-        """Averages a waiting gradient into the parameters' own; returns its figures, or None where none waits."""
-        if not self.is_ready.is_set():
+    def add_gradient(self, patience):
+        """Averages a waiting gradient into the parameters' own; returns its figures, or None where none waits, nor comes
+        within `patience` seconds. Without patience a gradient that is a moment late would idle for a whole step."""
+        if not self.is_ready.wait(patience):
             return None
         for parameter, part in zip(self.parameters, flat_parts(self.gradient, self.parameters)):
             parameter.grad.add_(part).mul_(0.5)

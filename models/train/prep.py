@@ -83,6 +83,7 @@ def main():
 
     for label in ("subsystem", "severity"):
         teacher.add_shares(kept_logs, label)
+    teacher.add_section_shares(kept_pairs)
     for name, rows in (("logs", kept_logs), ("pairs", kept_pairs)):
         with open(f"{args.out}/{name}.json", "w") as file:
             json.dump(rows, file)

@@ -72,14 +72,28 @@ def line(log, rng):
     return prefix(log["driver"], rng) + message(log["template"], rng)
 
 
-def log_example(log, evaluation, rng):
-    """The example of a question about the template, or None where the rendering happens to be an evaluation text."""
+def log_example(log, evaluation, names, rng):
+    """The example of a question about the template, or None where the rendering happens to be an evaluation text.
+
+    `names` are the names of each subsystem that a choice draws from.
+    """
     text = line(log, rng)
-    example = None if evaluation.has(text) else question_on(log, text, rng)
+    example = None if evaluation.has(text) else question_on(log, text, names, rng)
     return example and example._replace(line_shares=log["line_shares"])
 
 
-def question_on(log, text, rng):
+def crossed_example(crossed, names, rng):
+    """The example of a question about a line of crossed.py, which only its teachers have a label for."""
+    text, shares = crossed["text"], crossed["shares"]
+    best = max(shares, key=shares.get)
+    if rng.random() < 0.75:
+        example = choices.fixed(SUBSYSTEM, text, best, shares)
+    else:
+        example = choices.subsystem_choice(text, best, shares, rng.choice(names))
+    return example._replace(line_shares=crossed["line_shares"])
+
+
+def question_on(log, text, names, rng):
     by_subsystem, by_severity = log.get("subsystem_shares"), log.get("severity_shares")
     kind = rng.random()
     if log["severity"]:
@@ -93,7 +107,7 @@ def question_on(log, text, rng):
     if kind < 0.55:
         return choices.fixed(SUBSYSTEM, text, log["subsystem"], by_subsystem)
     if kind < 0.9:
-        return choices.subsystem_choice(text, log["subsystem"], by_subsystem)
+        return choices.subsystem_choice(text, log["subsystem"], by_subsystem, rng.choice(names))
     return choices.about(text, log["subsystem"], rng)
 
 
@@ -134,7 +148,7 @@ def pair_example(pair, evaluation, known, rng):
         part = fragment(text, rng)
         return choices.Example(COPY, part, part)
     if kind < 0.24 and pair["section"]:
-        return choices.section_choice(text, pair["section"], known.sections, rng)
+        return choices.section_choice(text, pair["section"], known.sections, pair["section_shares"], rng)
     if kind < 0.33:
         return choices.mention(text, rng.sample(known.words, 12), rng)
     answer = pair["summary"]

@@ -7,22 +7,30 @@ surer than the data allow.
 
 import numpy as np
 
-from baselines import CHARACTERS, WORDS, FastText, Regression, rows_of
-from held_out import hash_of
+from baselines import CHARACTERS, FAST_TEXT, WORDS, FastText, Regression, rows_of
+from held_out import hash_of, package_family
 
 FOLDS = 3
 REGRESSION = dict(CHARACTERS, max_features=60_000, ngram_range=(3, 5))
+LEAST_SHARE = 1e-3  # smaller ones are left out
 LABEL_WEIGHT = 0.5  # of the source's own label, beside the teachers' opinion
 
 
-def opinion(rows, texts):
-    """The labels, and the mean of the two teachers' probabilities [texts, labels]."""
-    teachers = [Regression(WORDS, REGRESSION, iterations=25).fit(rows), FastText().fit(rows)]
+def opinion(rows, texts, more_rows=()):
+    """The labels, and the mean of the two teachers' probabilities [texts, labels]; `more_rows` are fastText's alone."""
+    teachers = [Regression(WORDS, REGRESSION, iterations=25).fit(rows), FastText().fit([*rows, *more_rows])]
     shares = [teacher.shares(texts) for teacher in teachers]
     return sorted({label for _, label in rows}), sum(one / one.sum(1, keepdims=True) for one in shares) / len(shares)
 
 
-def by_folds(rows, groups):
+def fast_opinion(rows, texts):
+    """fastText's alone, for long texts and many labels."""
+    method = FastText(dict(FAST_TEXT, epoch=20)).fit(rows)
+    shares = method.shares(texts)
+    return method.labels, shares / shares.sum(1, keepdims=True)
+
+
+def by_folds(rows, groups, opinion=opinion):
     """For each of the (text, label) rows the class probabilities that teach it: half its label, half the opinion of
     teachers that saw no row of its fold. Rows of one group, numbers of any size, share a fold."""
     folds = np.array([group % FOLDS for group in groups])
@@ -33,7 +41,8 @@ def by_folds(rows, groups):
         right = (np.array(names)[shares.argmax(1)] == [rows[index][1] for index in inside]).mean()
         print(f"teachers, fold {fold}: {len(outside)} rows, right on {right:.3f} of the others", flush=True)
         for index, row in zip(inside, shares):
-            mixed = {name: round(float(share) * (1 - LABEL_WEIGHT), 4) for name, share in zip(names, row)}
+            mixed = {name: round(float(share) * (1 - LABEL_WEIGHT), 4)
+                     for name, share in zip(names, row) if share > LEAST_SHARE}
             mixed[rows[index][1]] = mixed.get(rows[index][1], 0.0) + LABEL_WEIGHT
             taught[index] = mixed
     return taught
@@ -45,3 +54,12 @@ def add_shares(logs, label):
     groups = [hash_of(log["driver"]) // 7 for log in labelled]
     for log, shares in zip(labelled, by_folds(rows_of(labelled, label), groups)):
         log[f"{label}_shares"] = shares
+
+
+def add_section_shares(pairs):
+    """Gives each pair that has a section `section_shares`: section to probability, by folds of package families."""
+    placed = [pair for pair in pairs if pair["section"]]
+    groups = [hash_of(package_family(pair["package"])) // 7 for pair in placed]
+    rows = [(pair["text"], pair["section"]) for pair in placed]
+    for pair, shares in zip(placed, by_folds(rows, groups, fast_opinion)):
+        pair["section_shares"] = shares

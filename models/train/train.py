@@ -2,7 +2,7 @@
 
 usage: train.py --data FOLDER --eval FILE [FILE ...] --tokenizer FILE --minutes N --out CHECKPOINT
 
-A gradient is of two batches of log lines and one of descriptions; two processes compute gradients, one of them steps.
+A gradient is of three batches of log lines and one of descriptions; two processes compute gradients, one of them steps.
 The learning rate falls to zero with the time, so the run ends well whatever the machine's speed; weight decay stops
 halfway, as in BitNet b1.58's recipe.
 """
@@ -26,8 +26,9 @@ from tokenizer import carried_over, load as load_tokenizer
 
 CHECKPOINT_SECONDS = 300
 WARM_UP_STEPS = 60
-BATCHES = (0, 1, 0)  # of one gradient: logs, descriptions, logs
+BATCHES = (0, 0, 1, 0)  # of one gradient: three of logs, one of descriptions
 KIND_WEIGHTS = (1.0, 0.5)  # of the auxiliary loss: subsystem, severity
+PATIENCE = 0.25  # for the other process's gradient, in times of one's own
 FIGURES = 3  # tokens, answer loss of logs, answer loss of summaries
 
 
@@ -134,9 +135,11 @@ def train(args):
             optimizer.param_groups[0]["lr"] = rate * share
         if progress > 0.5:
             run.pairs[0][0].param_groups[0]["weight_decay"] = 0.0
+        began = time.monotonic()
         figures = compute(model)
+        took = time.monotonic() - began
         smooth = figures[1:] if smooth is None else 0.97 * smooth + 0.03 * figures[1:]
-        others = helper.add_gradient()
+        others = helper.add_gradient(PATIENCE * took)
         run.tokens += float(figures[0]) + (float(others[0]) if others is not None else 0.0)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, _ in run.pairs:
