@@ -43,6 +43,7 @@ CHOICE_FORMS = (CHOICE_FORM, CHOICE_FORM, "Choose one: {labels}.", "What is this
                 "Where does this belong: {labels}?")
 MENTION_FORMS = (CHOICE_FORM, "Choose one: {labels}.", "Which of these words is in the text: {labels}?")
 SEVERITY_FORMS = (CHOICE_FORM, "Choose one: {labels}.", "How bad is this: {labels}?")
+SECTION_WEIGHT = 0.2  # of the archive's own section, beside the teacher's opinion: many a package could be in others
 NEEDS_A_PERSON = "Does this need a person?"
 OTHER = ("other", "none of these", "something else")
 
@@ -173,6 +174,7 @@ def section_choice(text, truth, sections, of_sections, rng):
     offered = rng.sample([section for section in sections if section != truth], rng.randint(1, 6)) + [truth]
     rng.shuffle(offered)
     labels = cased(offered, rng)
-    weights = [of_sections.get(section, 0.0) for section in offered]
-    shares = {label: weight / sum(weights) for label, weight in zip(labels, weights)}
+    weights = [of_sections.get(section, 0.0) + 1e-3 for section in offered]
+    shares = {label: (1 - SECTION_WEIGHT) * weight / sum(weights) + SECTION_WEIGHT * (section == truth)
+              for section, label, weight in zip(offered, labels, weights)}
     return of_its_own(rng.choice(CHOICE_FORMS), text, labels, labels[offered.index(truth)], shares)

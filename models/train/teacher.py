@@ -30,9 +30,9 @@ def fast_opinion(rows, texts):
     return method.labels, shares / shares.sum(1, keepdims=True)
 
 
-def by_folds(rows, groups, opinion=opinion):
-    """For each of the (text, label) rows the class probabilities that teach it: half its label, half the opinion of
-    teachers that saw no row of its fold. Rows of one group, numbers of any size, share a fold."""
+def by_folds(rows, groups, opinion=opinion, label_weight=LABEL_WEIGHT):
+    """For each of the (text, label) rows the class probabilities that teach it: its label with that weight, the rest
+    the opinion of teachers that saw no row of its fold. Rows of one group, numbers of any size, share a fold."""
     folds = np.array([group % FOLDS for group in groups])
     taught = [None] * len(rows)
     for fold in range(FOLDS):
@@ -41,9 +41,9 @@ def by_folds(rows, groups, opinion=opinion):
         right = (np.array(names)[shares.argmax(1)] == [rows[index][1] for index in inside]).mean()
         print(f"teachers, fold {fold}: {len(outside)} rows, right on {right:.3f} of the others", flush=True)
         for index, row in zip(inside, shares):
-            mixed = {name: round(float(share) * (1 - LABEL_WEIGHT), 4)
+            mixed = {name: round(float(share) * (1 - label_weight), 4)
                      for name, share in zip(names, row) if share > LEAST_SHARE}
-            mixed[rows[index][1]] = mixed.get(rows[index][1], 0.0) + LABEL_WEIGHT
+            mixed[rows[index][1]] = mixed.get(rows[index][1], 0.0) + label_weight
             taught[index] = mixed
     return taught
 
@@ -57,9 +57,12 @@ def add_shares(logs, label):
 
 
 def add_section_shares(pairs):
-    """Gives each pair that has a section `section_shares`: section to probability, by folds of package families."""
+    """Gives each pair that has a section `section_shares`: the opinion alone, by folds of package families.
+
+    The label counts once a question offers some sections (`choices.py`).
+    """
     placed = [pair for pair in pairs if pair["section"]]
     groups = [hash_of(package_family(pair["package"])) // 7 for pair in placed]
     rows = [(pair["text"], pair["section"]) for pair in placed]
-    for pair, shares in zip(placed, by_folds(rows, groups, fast_opinion)):
+    for pair, shares in zip(placed, by_folds(rows, groups, fast_opinion, label_weight=0.0)):
         pair["section_shares"] = shares
