@@ -11,7 +11,8 @@ import argparse
 import torch
 
 import figures
-from evaluate import QUESTIONS, Scorer, prompt_of
+import render
+from evaluate import Scorer, prompt_of
 from export import load
 from tokenizer import load as load_tokenizer
 
@@ -43,7 +44,7 @@ def main():
     torch.set_num_threads(1)
     with torch.no_grad():
         scorer = Scorer(load(args.model), load_tokenizer(args.tokenizer or args.model))
-        sets = [(QUESTIONS[name], figures.read(f"{args.data}/val-{name}.jsonl", args.rows)) for name in SETS]
+        sets = [(render.QUESTIONS[name], figures.read(f"{args.data}/val-{name}.jsonl", args.rows)) for name in SETS]
         print(round(best_temperature(scorer, sets), 3))
 
 

@@ -22,8 +22,6 @@ from model import causal
 from tokenizer import load as load_tokenizer
 
 SUMMARY_TOKENS = 32  # at most; the stop token comes first in nearly all answers
-QUESTIONS = {"log-subsystem": render.SUBSYSTEM, "log-severity": render.SEVERITY, "summary": render.SUMMARY,
-             "needs-a-person": choices.NEEDS_A_PERSON}
 ONE = torch.ones(1)
 EXAMPLES = 10
 
@@ -121,7 +119,7 @@ def main():
         for path in args.eval:
             rows = figures.read(path, args.rows)
             name = os.path.basename(path).removesuffix(".jsonl")
-            question = QUESTIONS.get(name.removeprefix("val-"), "")
+            question = render.QUESTIONS.get(name.removeprefix("val-"), "")
             is_choice = "labels" in rows[0]
             results[name] = classification(scorer, question, rows) if is_choice else summaries(scorer, rows)
             shown = {key: value for key, value in results[name].items() if isinstance(value, (int, float))}

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+import choices
 import gguf
+import render
 import warm_start
 from model import Model, Shape, ternary
 
@@ -21,8 +23,8 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}")
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-FLOAT_NOISE, SETTLED_DRAWS = 1e-6, 32  # relative, of float32 sums in another order; how many moves are tried
-MOST_MOVES = 50
+FLOAT_NOISE, SETTLED_DRAWS = 4e-6, 48  # relative, of sums in another order, amply; how many moves are tried
+MOST_MOVES = 200
 SETTLED = 1e-3  # largest difference of a logit; a rounding that falls the other way makes some hundredths
 NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
 
@@ -41,35 +43,44 @@ def load(checkpoint, matmul=torch.float32):
     return model
 
 
-def is_settled(model, token):
-    """Whether the token's logits, first in a text, stay as they are when its embedding moves by a few float32 steps."""
+def heads_of(tokenizer, questions):
+    """The tokens before the text, for each question."""
+    first = tokenizer.token_to_id("<|begin_of_text|>")
+    return [[first] + tokenizer.encode(choices.HEAD.format(instructions=question), add_special_tokens=False).ids
+            for question in questions]
+
+
+def first_unsettled(model, ids):
+    """The first place whose logits do not stay as they are when the tokens' embedding moves by a few float32 steps."""
 
     def logits():
-        return model.logits(model.hidden(torch.tensor([[token]])))
+        return model.logits(model.hidden(torch.tensor([ids])))
 
-    row, generator, before = model.token_embd[token].clone(), torch.Generator().manual_seed(0), logits()
-    largest = 0.0
+    tokens, generator, before = sorted(set(ids)), torch.Generator().manual_seed(0), logits()
+    rows, largest = model.token_embd[tokens].clone(), torch.zeros(len(ids))
     for _ in range(SETTLED_DRAWS):
-        model.token_embd[token] = row * (1 + FLOAT_NOISE * torch.randn(row.shape, generator=generator))
-        largest = max(largest, float((logits() - before).abs().max()))
-    model.token_embd[token] = row
-    return largest < SETTLED
+        model.token_embd[tokens] = rows * (1 + FLOAT_NOISE * torch.randn(rows.shape, generator=generator))
+        largest = torch.maximum(largest, (logits() - before).abs().amax(-1))
+    model.token_embd[tokens] = rows
+    return next((place for place, difference in enumerate(largest) if difference >= SETTLED), None)
 
 
-def settle(model, token):
-    """Moves the embedding of the token that begins every text by a thousandth until it is settled; says how it went.
+def settle(model, heads):
+    """Moves embeddings of tokens by a thousandth until all that questions begin with is settled; says how it went.
 
-    A value on an int8 rounding boundary falls either way with the order of a sum. In this token's states that would part
-    two right programs in all that they compute.
+    A value on an int8 rounding boundary falls either way with the order of a sum. In the tokens before a text that would
+    part two right programs in all that they compute of any text.
     """
-    row, generator = model.token_embd[token].clone(), torch.Generator().manual_seed(0)
+    original, generator = model.token_embd.clone(), torch.Generator().manual_seed(0)
     for moves in range(MOST_MOVES):
-        if is_settled(model, token):
-            return f"first token moved {moves} times"
-        moved = row * (1 + 1e-3 * torch.randn(row.shape, generator=generator))
+        places = ((ids, first_unsettled(model, ids)) for ids in heads)
+        token = next((ids[place] for ids, place in places if place is not None), None)
+        if token is None:
+            return f"{moves} moves of tokens until the questions were settled"
+        moved = original[token] * (1 + 1e-3 * torch.randn(original.shape[1], generator=generator))
         model.token_embd[token] = moved.half().float()
-    model.token_embd[token] = row
-    return (f"first token on a rounding boundary, which {MOST_MOVES} moves did not mend: "
+    model.token_embd.copy_(original)
+    return (f"a question on a rounding boundary, which {MOST_MOVES} moves did not mend: "
             "other programs may differ by a tenth in every logit")
 
 
@@ -143,7 +154,7 @@ def main():
         model = load(args.checkpoint)
         model.output_norm.div_(args.temperature)  # so every logit is
         tokenizer = Tokenizer.from_file(args.tokenizer)
-        outcome = settle(model, tokenizer.token_to_id("<|begin_of_text|>"))
+        outcome = settle(model, heads_of(tokenizer, render.QUESTIONS.values()))
         entries = model_entries(model.shape, args.name) + tokenizer_entries(tokenizer)
         size = gguf.write(args.out, entries, tensors(model))
     print(f"{args.out}: {size} bytes, {outcome}")

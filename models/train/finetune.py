@@ -173,7 +173,7 @@ def main():
     model.matmul = torch.float32
     with torch.no_grad():
         model.token_embd.copy_(model.token_embd.half().float())
-        print(export.settle(model, tokenizer.token_to_id("<|begin_of_text|>")))
+        print(export.settle(model, export.heads_of(tokenizer, [args.question])))
         scorer = Scorer(model, tokenizer)
         temperature = best_temperature(scorer, [(args.question, as_set(validation, labels))])
         model.output_norm.div_(temperature)

@@ -31,6 +31,7 @@ from transformers.integrations.bitnet import pack_weights
 
 import evaluate
 import figures
+import render
 from export import load
 from model import ternary
 from tokenizer import load as load_tokenizer
@@ -87,7 +88,7 @@ def answers(scorer, path):
     """What the model says to the first rows of an evaluation file, as evaluate.py asks it."""
     name = os.path.basename(path).removesuffix(".jsonl")
     for row in figures.read(path, ROWS):
-        question = row.get("instructions", evaluate.QUESTIONS.get(name))
+        question = row.get("instructions", render.QUESTIONS.get(name))
         prompt = evaluate.prompt_of(row, question)
         answer = {"instructions": question, "text": row["text"], "prompt_tokens": 1 + len(scorer.ids(prompt))}
         if "labels" in row:

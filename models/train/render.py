@@ -13,6 +13,8 @@ SUBSYSTEM = "Which subsystem does this log line come from?"
 SEVERITY = "How severe is this log line?"
 SUMMARY = "Summarize in one line."
 COPY = "Repeat the text."
+QUESTIONS = {"log-subsystem": SUBSYSTEM, "log-severity": SEVERITY, "summary": SUMMARY,
+             "needs-a-person": choices.NEEDS_A_PERSON}  # by evaluation set
 
 # The letters behind the conversion belong to it only for pointers (`%pM`, `%pOF`).
 CONVERSION = re.compile(r"%[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|z|j|t)?(?:([diouxXcsfeg])|p[a-zA-Z0-9]*)")
