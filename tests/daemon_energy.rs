@@ -108,7 +108,7 @@ fn totals_go_on_over_restarts_and_a_kill_loses_no_more_than_since_the_last_write
     let mut daemon = Daemon::start(&counter.config());
     let mut peer = daemon.connect();
     classify(&mut peer, 5);
-    peer.send(r#"{"id":"2","generate":{"prompt":"Hello","max_tokens":30}}"#);
+    peer.send(r#"{"id":"2","generate":{"prompt":"Hello Hello Hello","max_tokens":30}}"#);
     assert_eq!(peer.receive()["type"], "text");
     daemon.signal("TERM");
     assert_eq!(daemon.wait().code, Some(0));

@@ -8,6 +8,8 @@ use tern_tests::http_peer::{HttpDaemon, HttpPeer, Response};
 use tern_tests::model::bundled_vocab;
 
 const LINE: &str = "fan 2 stopped, temperature critical";
+/// What the bundled model goes on with to any length.
+const ENDLESS: &str = "Hello Hello Hello";
 
 fn hello(stream: bool) -> Value {
     json!({"prompt": "Hello", "stream": stream})
@@ -43,7 +45,7 @@ fn one_connection_serves_many_requests() {
     let refused = peer.post("/detokenize", &json!({"tokens": [beyond]}));
     refused.is_refusal(400, "bad_request", &format!("no token {beyond}"));
 
-    let answer = peer.post("/completion", &json!({"prompt": "Hello", "n_predict": 4, "cache_prompt": true}));
+    let answer = peer.post("/completion", &json!({"prompt": ENDLESS, "n_predict": 4, "cache_prompt": true}));
     let answer = answer.json();
     assert_eq!((&answer["stop"], &answer["stop_type"]), (&json!(true), &json!("limit")));
     assert_eq!((&answer["tokens_predicted"], &answer["timings"]["predicted_n"]), (&json!(4), &json!(4)));
@@ -60,7 +62,7 @@ fn one_connection_serves_many_requests() {
 #[test]
 fn events_add_up_to_the_answer() {
     let http = HttpDaemon::start("");
-    let ask = |stream| json!({"prompt": "Hello", "n_predict": 12, "stream": stream});
+    let ask = |stream| json!({"prompt": ENDLESS, "n_predict": 12, "stream": stream});
     let whole = http.post("/completion", &ask(false)).json();
     let streamed = http.post("/completion", &ask(true));
     assert_eq!(streamed.header("content-type"), Some("text/event-stream"));
@@ -72,7 +74,7 @@ fn events_add_up_to_the_answer() {
     assert_eq!(whole["content"], text.as_str());
     assert_eq!((&last["stop"], &last["tokens_predicted"]), (&json!(true), &json!(12)));
     assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece["stop"] == false));
-    let openai = http.post("/v1/completions", &json!({"prompt": "Hello", "max_tokens": 3, "stream": true}));
+    let openai = http.post("/v1/completions", &json!({"prompt": ENDLESS, "max_tokens": 3, "stream": true}));
     assert!(openai.body.ends_with("\n\ndata: [DONE]\n\n"), "{openai:?}");
 }
 

@@ -108,7 +108,7 @@ impl<Port: Read + Write> Node<Port> {
         let mut line = heapless::String::<96>::new();
         // A number has at most six characters: it always fits.
         let _fits = match reading {
-            Reading::Celsius(celsius) => write!(line, "lm75 1-0048: temperature is {celsius} C"),
+            Reading::Celsius(celsius) => write!(line, "lm75 1-0048: hwmon1: sensor 'lm75', {celsius} C"),
             Reading::Failed { times } => {
                 write!(line, "lm75 1-0048: Error: failed to read temperature ({times} times)")
             }
