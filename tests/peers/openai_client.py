@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
 import httpx2
 import openai
-from peer import MODEL, TALKER, Daemon, run
+from peer import ENDLESS, MODEL, TALKER, Daemon, run
 
 LINE = [{"role": "user", "content": "Summarize in one line.\nA daemon that keeps the clock of the machine right."}]
 daemon = None
@@ -80,7 +80,7 @@ def test_chat_streams_what_it_would_say_at_once():
 
 
 def test_completions():
-    settings = {"model": MODEL, "prompt": "Hello", "max_tokens": 8}
+    settings = {"model": MODEL, "prompt": ENDLESS, "max_tokens": 8}
     whole = client().completions.create(**settings)
     assert whole.object == "text_completion" and whole.usage.completion_tokens == 8
     chunks = list(client().completions.create(**settings, stream=True))

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
 from importlib.metadata import version
 
-from peer import MODEL, Daemon, run
+from peer import ENDLESS, MODEL, Daemon, run
 from prometheus_client.parser import text_string_to_metric_families
 
 daemon = None
@@ -75,7 +75,7 @@ def test_labels_are_few():
 
 def test_counters_rise_with_requests():
     _, before = scrape()
-    usage = ask("/v1/completions", {"prompt": "Hello", "max_tokens": 4})["usage"]
+    usage = ask("/v1/completions", {"prompt": ENDLESS, "max_tokens": 4})["usage"]
     asked = ask("/v1/systemone", {"state": "fan stopped", "questions": {"a": {"task": "log-severity"}}})
     try:
         ask("/v1/completions", {"prompt": "x", "n": 2})
@@ -145,7 +145,7 @@ def test_joules_are_told_by_task_and_outlive_the_daemon():
         try:
             for _ in range(20):
                 ask("/v1/systemone", {"state": "fan stopped", "questions": {"a": {"task": "log-severity"}}})
-            ask("/v1/completions", {"prompt": "Hello", "max_tokens": 50})
+            ask("/v1/completions", {"prompt": ENDLESS, "max_tokens": 50})
             families, value = scrape()
             daemon.process.terminate()
             assert daemon.process.wait() == 0

@@ -28,6 +28,7 @@ def bundled_name():
 
 
 MODEL = bundled_name()
+ENDLESS = "Hello Hello Hello"  # what the bundled model goes on with to any length
 
 
 class Daemon:
