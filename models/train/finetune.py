@@ -14,11 +14,12 @@ import itertools
 import json
 import os
 import random
+import shutil
 import struct
 import time
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
 import choices
 import crossed
@@ -34,14 +35,27 @@ from calibrate import best_temperature
 from evaluate import Scorer, classification
 from held_out import hash_of, normal
 from model import Model, Shape
+from parallel import Helper, step
 from tokenizer import load as load_tokenizer
 from train import loss_of, optimizers
 
 LEAST_OF_A_LABEL = 5
 LONGEST_TEXT = 400  # characters; what is longer is cut
 PROMPT_WEIGHT = 0.1
+MATRIX_RATE, OTHER_RATE = 4e-3, 5e-3  # of few steps, so above those of train.py
+WARM_UP_STEPS = 20
+FIGURES = 2  # rows, answer loss
 LINES_OF_A_ROW, MOST_LINES = 8, 60_000  # made of parts of two texts
 PASSES = 40  # at most, through the rows: beyond, small sets are learned by heart
+
+
+class Lesson(NamedTuple):
+    """What is asked, the labels, ((text, label), what teaches it) for each row, and the lines made of the rows."""
+
+    question: str
+    labels: list
+    taught: list
+    lines: list
 
 
 def read(path):
@@ -86,40 +100,66 @@ def crossings(rows, rng):
     return crossed.judged(lines, *teacher.opinion(rows, lines))
 
 
-def tune(model, tokenizer, rows, question, minutes):
-    """Trains until the time or PASSES passes are over, at falling rates."""
-    rng = random.Random(0)
-    counts = collections.Counter(label for _, label in rows)
-    labels = sorted(counts)
-    taught = teacher.by_folds(rows, [hash_of(normal(text)) for text, _ in rows])
-    lines = crossings(rows, rng)
+class Gradients:
+    """Leaves the gradient of one batch in a model: of rows with what teaches them, and of lines made of them."""
 
-    def example(row):
+    def __init__(self, lesson, tokenizer, seed):
+        self.question, self.labels, taught, self.lines = lesson
+        self.rng = random.Random(seed)
+        self.source = Source(taught, self.example, tokenizer, self.rng, MERGES_SKIPPED)
+
+    def example(self, row):
         (text, label), shares = row
-        if rng.random() < CROSSED:
-            text, shares = rng.choice(lines).values()
+        if self.rng.random() < CROSSED:
+            text, shares = self.rng.choice(self.lines).values()
             label = max(shares, key=shares.get)
-        asked = choices.fixed(question, text, label, shares)
-        return asked._replace(line_shares=[shares.get(name, 0.0) for name in labels])
+        asked = choices.fixed(self.question, text, label, shares)
+        return asked._replace(line_shares=[shares.get(name, 0.0) for name in self.labels])
 
-    source = Source(list(zip(rows, taught)), example, tokenizer, rng, MERGES_SKIPPED)
-    model.auxiliary = Auxiliary(model.shape.hidden, [len(labels)], [1.0])
-    pairs = optimizers(model, 1e-3, 5e-4)
-    start, step, seen = time.monotonic(), 0, 0
-    print(len(rows), "rows for training:", dict(counts), flush=True)
-    while (progress := max((time.monotonic() - start) / (60 * minutes), seen / (PASSES * len(rows)))) < 1:
-        for optimizer, rate in pairs:
-            optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 20) * (1 - progress)
-        batch = source.next_batch()
+    def compute(self, model):
+        batch = self.source.next_batch()
         loss, answer_loss = loss_of(model, batch, PROMPT_WEIGHT)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, _ in pairs:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        step, seen = step + 1, seen + len(batch.ids)
-        if step % 20 == 0:
-            print(f"step {step}, {seen / len(rows):.1f} passes, answer loss {float(answer_loss):.3f}", flush=True)
+        return torch.tensor([len(batch.ids), float(answer_loss)])
+
+
+def prepare(path, lesson, seed):
+    """The file's model and what computes its gradients, in a process of one thread."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, tokenizer = begin_with(path)
+    model.auxiliary = Auxiliary(model.shape.hidden, [len(lesson.labels)], [1.0])
+    if shutil.which("g++"):  # which compiling needs; without it a step takes longer
+        model.compile()
+    return model, Gradients(lesson, tokenizer, seed).compute
+
+
+def lesson_of(rows, question):
+    """The lesson of the (text, label) rows."""
+    labels = sorted({label for _, label in rows})
+    taught = teacher.by_folds(rows, [hash_of(normal(text)) for text, _ in rows])
+    return Lesson(question, labels, list(zip(rows, taught)), crossings(rows, random.Random(0)))
+
+
+def tune(path, lesson, minutes):
+    """The weights of the file's model, trained until the time or PASSES passes are over, at falling rates."""
+    model, compute = prepare(path, lesson, 1)
+    pairs = optimizers(model, MATRIX_RATE, OTHER_RATE)
+    helper = Helper(list(model.parameters()), FIGURES, prepare, (path, lesson, 2))
+    start, steps, seen = time.monotonic(), 0, 0
+    most = PASSES * len(lesson.taught)
+    while (progress := max((time.monotonic() - start) / (60 * minutes), seen / most)) < 1:
+        for optimizer, rate in pairs:
+            optimizer.param_groups[0]["lr"] = rate * min(1.0, (steps + 1) / WARM_UP_STEPS) * (1 - progress)
+        here, there = step(model, compute, helper, pairs)
+        seen += int(here[0]) + (int(there[0]) if there is not None else 0)
+        steps += 1
+        if steps % 20 == 0:
+            passes = seen / len(lesson.taught)
+            print(f"step {steps}, {passes:.1f} passes, answer loss {float(here[1]):.3f}", flush=True)
+    helper.stop()
+    del model.auxiliary
+    return model.state_dict()
 
 
 def regression(training, test):
@@ -168,7 +208,10 @@ def main():
     validation, test = ([row for row in part if row[1] in labels] for part in (validation, test))
 
     model, tokenizer = begin_with(args.model)
-    tune(model, tokenizer, training, args.question, args.minutes)
+    print(len(training), "rows for training:", dict(collections.Counter(label for _, label in training)), flush=True)
+    threads = torch.get_num_threads()
+    model.load_state_dict(tune(args.model, lesson_of(training, args.question), args.minutes))
+    torch.set_num_threads(threads)
 
     model.matmul = torch.float32
     with torch.no_grad():

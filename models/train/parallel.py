@@ -5,8 +5,12 @@ pace. Two processes of one thread each do not. The second reads the weights as t
 half written: harmless at a learning rate this small) and leaves a gradient, which the first takes when it is there.
 """
 
+import time
+
 import torch
-from torch import multiprocessing
+from torch import multiprocessing, nn
+
+PATIENCE = 0.25  # for the other process's gradient, in times of one's own
 
 
 def flatten_into(flat, tensors):
@@ -63,6 +67,22 @@ class Helper:
     def stop(self):
         self.process.terminate()
         self.process.join()
+
+
+def step(model, compute, helper, pairs):
+    """A step on this process's gradient and on the other's, where one waits; returns the figures of each, or None.
+
+    `pairs` are optimizers, each with its first learning rate.
+    """
+    began = time.monotonic()
+    figures = compute(model)
+    others = helper.add_gradient(PATIENCE * (time.monotonic() - began))
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, _ in pairs:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    helper.publish()
+    return figures, others
 
 
 def work(shared, make, arguments):

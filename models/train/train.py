@@ -14,21 +14,19 @@ import time
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import batches
 import warm_start
 import words
 from auxiliary import WEIGHT, Auxiliary
 from model import Model, Shape
-from parallel import Helper
+from parallel import Helper, step
 from tokenizer import carried_over, load as load_tokenizer
 
 CHECKPOINT_SECONDS = 300
 WARM_UP_STEPS = 60
 BATCHES = (0, 0, 1, 0)  # of one gradient: three of logs, one of descriptions
 KIND_WEIGHTS = (1.0, 0.5)  # of the auxiliary loss: subsystem, severity
-PATIENCE = 0.25  # for the other process's gradient, in times of one's own
 FIGURES = 3  # tokens, answer loss of logs, answer loss of summaries
 
 
@@ -135,17 +133,9 @@ def train(args):
             optimizer.param_groups[0]["lr"] = rate * share
         if progress > 0.5:
             run.pairs[0][0].param_groups[0]["weight_decay"] = 0.0
-        began = time.monotonic()
-        figures = compute(model)
-        took = time.monotonic() - began
+        figures, others = step(model, compute, helper, run.pairs)
         smooth = figures[1:] if smooth is None else 0.97 * smooth + 0.03 * figures[1:]
-        others = helper.add_gradient(PATIENCE * took)
         run.tokens += float(figures[0]) + (float(others[0]) if others is not None else 0.0)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, _ in run.pairs:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        helper.publish()
         run.step += 1
         run.seconds = time.monotonic() - start
         if run.step % 10 == 0:
