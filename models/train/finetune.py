@@ -4,7 +4,8 @@ usage: finetune.py --csv FILE --model FILE.gguf --question TEXT --out FOLDER [--
 
 The CSV has the columns `text` and `label`. One text in five is kept for the evaluation and one in ten to choose the
 temperature by; texts alike but for their digits stay together. The answer is measured beside a logistic regression on
-the same rows: with few of them that may be the better choice, and the figures say so.
+the same rows: with few of them that may be the better choice, and the figures say so. Two processes train, as in
+train.py.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import random
 import shutil
 import struct
+import sysconfig
 import time
 from typing import NamedTuple
 
@@ -123,13 +125,18 @@ class Gradients:
         return torch.tensor([len(batch.ids), float(answer_loss)])
 
 
+def can_compile():
+    """Whether what `torch.compile` needs is here: a compiler for C++ and Python's headers."""
+    return bool(shutil.which("g++")) and os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))
+
+
 def prepare(path, lesson, seed):
     """The file's model and what computes its gradients, in a process of one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, tokenizer = begin_with(path)
     model.auxiliary = Auxiliary(model.shape.hidden, [len(lesson.labels)], [1.0])
-    if shutil.which("g++"):  # which compiling needs; without it a step takes longer
+    if can_compile():
         model.compile()
     return model, Gradients(lesson, tokenizer, seed).compute
 
@@ -209,6 +216,8 @@ def main():
 
     model, tokenizer = begin_with(args.model)
     print(len(training), "rows for training:", dict(collections.Counter(label for _, label in training)), flush=True)
+    if not can_compile():
+        print("without g++ and python3-dev a step takes longer", flush=True)
     threads = torch.get_num_threads()
     model.load_state_dict(tune(args.model, lesson_of(training, args.question), args.minutes))
     torch.set_num_threads(threads)
